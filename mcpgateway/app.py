@@ -1,0 +1,218 @@
+"""The composition root: builds every object once, and runs what it built."""
+
+from __future__ import annotations
+
+import functools
+import socket
+from collections.abc import AsyncIterator, Callable
+from types import FrameType
+
+import uvicorn
+
+from mcpgateway.auth.tokens import StaticTokens
+from mcpgateway.config import Config
+from mcpgateway.downstream.dispatch import Dispatch
+from mcpgateway.downstream.door import Door
+from mcpgateway.downstream.endpoint import Endpoint, paths_of
+from mcpgateway.downstream.http_protocol import Guard, GuardedProtocol
+from mcpgateway.downstream.pages import Pages
+from mcpgateway.downstream.sessions import Sessions
+from mcpgateway.downstream.streamable_http import StreamableHTTP
+from mcpgateway.metrics import Figures
+from mcpgateway.pool.key import Terms
+from mcpgateway.pool.limits import Limits
+from mcpgateway.runtime import Sweep
+from mcpgateway.services.announcements import Announcer
+from mcpgateway.services.catalog import Catalog
+from mcpgateway.services.forward import Forward
+from mcpgateway.services.gateway_service import GatewayService, UpstreamReport
+from mcpgateway.services.handshake import Handshake
+from mcpgateway.services.leasing import SessionPool
+from mcpgateway.services.lists import Lists
+from mcpgateway.services.mcp_session_pool import MCPSessionPool
+from mcpgateway.services.null_pool import NullPool
+from mcpgateway.services.prompt_service import PromptService
+from mcpgateway.services.resource_service import ResourceService
+from mcpgateway.services.tool_service import ToolService
+from mcpgateway.services.upstream import Upstream
+from mcpgateway.services.utility_service import UtilityService
+from mcpgateway.services.views import View
+from mcpgateway.upstream.open import Opener
+
+
+class Gateway:
+    """One gateway, ready to be served by any ASGI server: `asgi`. `local`: it is bound to loopback only."""
+
+    def __init__(self, config: Config, *, local: bool = True) -> None:
+        self.config = config
+        self.sweep = Sweep()
+        self.figures = Figures()
+        self._opener = Opener(self.sweep)
+        self.pool = self._make_pool()
+        self.upstreams = {
+            server.slug: Upstream(server, self.pool.breaker(server.slug), self.figures.of(server.name))
+            for server in config.servers
+            if server.enabled
+        }
+        self._build_services()
+        self._build_edge(local)
+
+    def __repr__(self) -> str:
+        return f"<Gateway of {len(self.upstreams)} upstreams>"
+
+    def _make_pool(self) -> SessionPool:
+        settings = self.config.gateway.session_pool
+        if not settings.enabled:
+            return NullPool()
+        return MCPSessionPool(
+            settings.max_sessions_per_key,
+            settings.session_ttl_seconds,
+            settings.health_check_interval_seconds,
+            limits=Limits(settings.max_sessions, settings.max_sessions_per_upstream, settings.max_sessions_per_principal),
+            wait_seconds=settings.wait_seconds,
+            opener=self._opener,
+            sweep=self.sweep,
+        )
+
+    def _make_forward(self, pool: SessionPool) -> Forward:
+        settings = self.config.gateway.session_pool
+        terms = Terms(
+            max_sessions=settings.max_sessions_per_key,
+            max_age_seconds=settings.session_ttl_seconds,
+            max_idle_seconds=settings.session_ttl_seconds,
+            probe_after_seconds=settings.health_check_interval_seconds,
+        )
+        return Forward(pool, self._opener, terms)
+
+    def _build_services(self) -> None:
+        self.forward = self._make_forward(self.pool)
+        self.catalog = Catalog(self.forward)
+        self.announcer = Announcer(self.catalog)
+        self.lists = Lists(self.catalog)
+        self.tools = ToolService(self.forward, self.catalog, self.lists)
+        self.resources = ResourceService(self.forward, self.lists)
+        self.prompts = PromptService(self.forward, self.catalog, self.lists)
+        self.utilities = UtilityService(self.forward, self.prompts, self.resources)
+        self.forward.listener_for = self.announcer.listener
+        self.forward.may_repeat = self.tools.may_repeat
+        check_seconds = self.config.gateway.health_check_interval_seconds
+        self.service = GatewayService(
+            self.upstreams, self.forward, self._make_watching_forward, self.catalog, self.announcer, check_seconds
+        )
+
+    def _make_watching_forward(self, pool: SessionPool) -> Forward:
+        forward = self._make_forward(pool)
+        forward.listener_for = self.announcer.listener
+        return forward
+
+    def _build_edge(self, local: bool) -> None:
+        settings = self.config.gateway
+        limits = settings.limits
+        self.sessions = Sessions(
+            limits.client_sessions, limits.client_session_idle_seconds, self.sweep, lambda session: self._edge.ended(session)
+        )
+        dispatch = Dispatch(self.tools, self.resources, self.prompts, self.utilities)
+        handshake = Handshake(self.forward)
+        self._edge = StreamableHTTP(
+            self.sessions, dispatch, handshake, self.forward, self.announcer, self.sweep, limits.json_depth
+        )
+        self._pages = Pages(self.service, self.pool, self.sessions, self.figures)
+        tokens = StaticTokens(settings.auth.tokens) if settings.auth is not None else None
+        door = Door(tokens, local=local, hosts=settings.allowed_hosts, origins=settings.allowed_origins)
+        self.asgi = Endpoint(
+            door,
+            self._edge,
+            self._pages,
+            paths_of(View(self.upstreams, single=False)),
+            limits.body_bytes,
+            self._count_refusal,
+            self.start,
+            self.stop,
+        )
+        self._pages.draining = lambda: self.asgi.draining
+        self.figures.pool = self.pool.get_metrics
+        self.figures.client_sessions = lambda: len(self.sessions)
+        self.figures.upstream_states = lambda: [(each.name, each.state.value) for each in self.upstreams.values()]
+
+    def _count_refusal(self, error: str) -> None:
+        self.figures.refusals[error] += 1
+
+    async def start(self) -> None:
+        """Begin to watch the upstreams. Returns at once."""
+        self.service.start()
+
+    def drain(self) -> None:
+        """Refuse new calls and end the streams that clients listen on. Calls in flight go on."""
+        self.asgi.draining = True
+        for session in self.sessions.all():
+            if session.stream is not None:
+                session.stream.end()
+
+    async def stop(self) -> None:
+        """End everything: client sessions, upstream sessions, processes."""
+        self.drain()
+        for session in self.sessions.all():
+            self.sessions.end(session)
+        await self.service.stop()
+        await self.pool.close_all()
+        await self._opener.aclose()
+        self.sweep.close()
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, which tells the gateway to drain when the signal comes rather than when all connections are gone."""
+
+    def __init__(self, config: uvicorn.Config, gateway: Gateway, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._gateway = gateway
+        self._on_ready = on_ready
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._gateway.drain()
+        super().handle_exit(sig, frame)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._on_ready()
+
+
+def server_of(gateway: Gateway, host: str, port: int, on_ready: Callable[[], None] = lambda: None) -> Server:
+    """An HTTP server for `gateway`, not yet running."""
+    limits = gateway.config.gateway.limits
+    guard = Guard(gateway.sweep, limits.header_bytes, limits.request_read_seconds, limits.stalled_reader_seconds)
+    config = uvicorn.Config(
+        gateway.asgi,
+        host=host,
+        port=port,
+        http=functools.partial(GuardedProtocol, guard=guard),  # type: ignore[arg-type]
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=max(1, round(gateway.config.gateway.drain_seconds)),
+    )
+    return Server(config, gateway, on_ready)
+
+
+async def serve(gateway: Gateway, host: str, port: int, on_ready: Callable[[], None] = lambda: None) -> None:
+    """Serve until SIGTERM or SIGINT; then drain and stop."""
+    await server_of(gateway, host, port, on_ready).serve()
+
+
+async def check(config: Config) -> AsyncIterator[list[UpstreamReport]]:
+    """Connect to every upstream. What is known of them, again whenever it changes, until all were tried."""
+    gateway = Gateway(config)
+    await gateway.start()
+    try:
+        while True:
+            yield gateway.service.reports()
+            if gateway.service.settled:
+                return
+            await gateway.service.news.wait()
+            gateway.service.news.clear()
+    finally:
+        await gateway.stop()

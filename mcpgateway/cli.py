@@ -1,0 +1,197 @@
+"""The command line: `serve`, `check`, `token new`. What is printed to people is written here."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from mcpgateway import __version__, app, config, logs
+from mcpgateway.auth.tokens import new_token
+from mcpgateway.config import Config, ServerConfig
+from mcpgateway.errors import ConfigError
+from mcpgateway.services.upstream import UpstreamReport
+
+try:
+    import uvloop
+except ImportError:  # it is not made for Windows
+    new_event_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+else:
+    new_event_loop = uvloop.new_event_loop
+
+_T = TypeVar("_T")
+
+BAD_CONFIG = 2
+"""Exit code for a configuration that cannot be used."""
+
+HELP = """One URL for many MCP servers.
+
+The gateway reads an ordinary mcp.json, connects to the servers in it, and offers all of them at one endpoint.
+Every caller gets upstream sessions of its own, kept warm between calls.
+"""
+
+_out = Console(highlight=False, soft_wrap=True)
+cli = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+_tokens = typer.Typer(help="Make tokens for callers.", no_args_is_help=True)
+cli.add_typer(_tokens, name="token")
+
+
+def main() -> None:
+    """Run the command line; a configuration that cannot be used ends it with exit code 2."""
+    try:
+        cli()
+    except ConfigError as error:
+        print(f"The configuration cannot be used:\n{error}", file=sys.stderr)
+        sys.exit(BAD_CONFIG)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"mcpgateway {__version__}")
+        raise typer.Exit
+
+
+_VersionFlag = Annotated[
+    bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+]
+_ConfigPath = Annotated[str | None, typer.Argument(metavar="CONFIG", help="The configuration file; default: mcp.json here.")]
+_Host = Annotated[str, typer.Option(help="Address to listen on. Other than loopback it needs gateway.auth in the file.")]
+_Port = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
+
+
+@cli.callback()
+def _options(version: _VersionFlag = False) -> None:
+    return
+
+
+@cli.command()
+def serve(path: _ConfigPath = None, host: _Host = "127.0.0.1", port: _Port = 4444) -> None:
+    """Serve all servers of CONFIG at one URL.
+
+    Runs until interrupted; calls in flight may then finish. Without CONFIG the first of mcp.json, .mcp.json,
+    .vscode/mcp.json and .cursor/mcp.json is taken.
+    """
+    settings = _load(path)
+    config.check_exposure(settings, host)
+    _set_up_logs(settings)
+    gateway = app.Gateway(settings)
+    _run(app.serve(gateway, host, port, lambda: _announce(settings, base_url(settings, host, port))))
+
+
+@cli.command()
+def check(path: _ConfigPath = None) -> None:
+    """Connect to every server of CONFIG and show how it does.
+
+    For each: what it speaks, its state and the reason, what it offers, and how long the handshake took.
+    Exit code 0 if all answer, 1 if any does not, 2 if the file cannot be used.
+    """
+    settings = _load(path)
+    # Troubles are in the table; below it, only what nobody expected.
+    logs.setup(json=False, level="error")
+    logs.hide(*settings.secrets)
+    if any(report.failed for report in _run(_watch(settings))):
+        raise typer.Exit(1)
+
+
+@_tokens.command("new")
+def token_new(name: Annotated[str, typer.Argument(help="Whose token it is; stands in the configuration.")]) -> None:
+    """Make a new token for NAME. It is shown this once; the configuration keeps only its hash."""
+    token, hashed = new_token()
+    print(f"The token, for {name} alone. It is not shown again:\n\n    {token}\n")
+    print('The line for the configuration, under "gateway": {"auth": {"tokens": { … }}}:\n')
+    print(f"    {json.dumps(name, ensure_ascii=False)}: {json.dumps(hashed)}")
+
+
+def _load(path: str | None) -> Config:
+    return config.load(path or config.find(Path()))
+
+
+def _set_up_logs(settings: Config) -> None:
+    wanted = settings.gateway.logs
+    logs.setup(json=None if wanted.format == "auto" else wanted.format == "json", level=wanted.level)
+    logs.hide(*settings.secrets)
+
+
+def _run(work: Coroutine[Any, Any, _T]) -> _T:
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return runner.run(work)
+
+
+async def _watch(settings: Config) -> list[UpstreamReport]:
+    """The last reports. They are printed at the end; on a terminal they are also shown as they come."""
+    reports: list[UpstreamReport] = []
+    with Live(console=_out, auto_refresh=False, transient=True) as live:
+        async for reports in app.check(settings):
+            live.update(overview(reports), refresh=True)
+    _out.print(overview(reports))
+    return reports
+
+
+def overview(reports: Sequence[UpstreamReport]) -> Group:
+    """What `check` shows: a table, and below it the reasons, which need more room than a column has."""
+    width = max((len(report.name) for report in reports), default=0)
+    reasons = [Text(f"{report.name.ljust(width)}  {report.reason}") for report in reports if report.reason]
+    return Group(_table_of(reports), *reasons)
+
+
+def _table_of(reports: Iterable[UpstreamReport]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for heading in ("server", "transport", "revision", "state"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("tools", "resources", "prompts", "took"):
+        table.add_column(heading, justify="right", overflow="fold")
+    for report in reports:
+        counts = (_number(count) for count in (report.tools, report.resources, report.prompts))
+        state = Text(report.state, style="red" if report.failed else "green" if report.state == "ready" else "yellow")
+        took = "" if report.handshake_ms is None else f"{report.handshake_ms:.0f} ms"
+        transport = "http" if report.transport == "streamablehttp" else report.transport
+        table.add_row(Text(report.name), transport, report.revision, state, *counts, took)
+    return table
+
+
+def _number(count: int | None) -> str:
+    return "" if count is None else str(count)
+
+
+def base_url(settings: Config, host: str, port: int) -> str:
+    """Where clients find the gateway: what the configuration says of it, else what it listens on."""
+    if settings.gateway.public_url:
+        return settings.gateway.public_url
+    if host in ("0.0.0.0", "::", "[::]", ""):  # noqa: S104 - compared with, not bound to
+        host = "localhost"
+    return f"http://[{host}]:{port}" if ":" in host and not host.startswith("[") else f"http://{host}:{port}"
+
+
+def announcement(settings: Config, base: str) -> str:
+    """What `serve` says once it listens: every endpoint, and what to paste into a client."""
+    width = max((len(server.slug) for server in settings.servers), default=0)
+    lines = [f"Serving {settings.path} at {base}/mcp", ""]
+    lines += [_line_of(server, base, width) for server in settings.servers]
+    lines += ["", "Paste into your client's mcp.json:", "", snippet(base, with_token=settings.gateway.auth is not None), ""]
+    return "\n".join(lines)
+
+
+def _line_of(server: ServerConfig, base: str, width: int) -> str:
+    where = f"{base}/servers/{server.slug}/mcp" if server.enabled else "(disabled)"
+    return f"  {server.slug.ljust(width)}  {where}"
+
+
+def snippet(base: str, *, with_token: bool) -> str:
+    """The entry for this gateway in a client's mcp.json."""
+    entry: dict[str, object] = {"type": "http", "url": f"{base}/mcp"}
+    if with_token:
+        entry["headers"] = {"Authorization": "Bearer YOUR-TOKEN"}
+    return json.dumps({"mcpServers": {"gateway": entry}}, indent=2)
+
+
+def _announce(settings: Config, base: str) -> None:
+    print(announcement(settings, base), flush=True)

@@ -1,0 +1,123 @@
+"""The configuration as values. Each setting has a paragraph in `docs/reference/settings.md`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+Transport = Literal["auto", "streamablehttp", "sse", "stdio"]
+Sharing = Literal["auto", "bound", "principal", "shared", "single_use"]
+Level = Literal["debug", "info", "warning", "error"]
+Format = Literal["auto", "text", "json"]
+
+# The ceilings keep out what is certainly a slip (milliseconds, infinity), the floors what cannot work.
+Seconds = Annotated[float, Meta(ge=0.01, le=604_800)]
+SecondsFromZero = Annotated[float, Meta(ge=0, le=604_800)]
+Count = Annotated[int, Meta(ge=1, le=10_000_000)]
+
+
+class ServerConfig(msgspec.Struct, frozen=True):
+    """One upstream: where it is and how to treat it. Has a `url` or a `command`, never both."""
+
+    name: str
+    slug: str
+    url: str = ""
+    command: str = ""
+    args: tuple[str, ...] = ()
+    env: tuple[tuple[str, str], ...] = ()
+    cwd: str | None = None
+    type: Transport = "auto"
+    headers: tuple[tuple[str, str], ...] = ()
+    """As written in the file, values substituted; names are unique whatever their letter case."""
+    sessions: Sharing = "auto"
+    timeout_seconds: Seconds = 60.0
+    forward_headers: tuple[str, ...] = ()
+    """In lower case."""
+    enabled: bool = True
+
+    def __repr__(self) -> str:
+        return f"<ServerConfig {self.name!r} {self.type} sessions={self.sessions}{'' if self.enabled else ' disabled'}>"
+
+
+class TokenConfig(msgspec.Struct, frozen=True):
+    """One bearer token that is let in, known only by its SHA-256. A name may have several, so that it can be rotated."""
+
+    name: str
+    hash: str
+    """64 lower-case hex digits."""
+    tenant: str = ""
+
+    def __repr__(self) -> str:
+        return f"<TokenConfig {self.name!r} tenant={self.tenant!r}>"
+
+
+class AuthConfig(msgspec.Struct, frozen=True):
+    """Who may call."""
+
+    tokens: tuple[TokenConfig, ...] = ()
+
+
+class PoolConfig(msgspec.Struct, frozen=True):
+    """How upstream sessions are kept warm, and how many."""
+
+    enabled: bool = True
+    max_sessions_per_key: Count = 10
+    session_ttl_seconds: Seconds = 300.0
+    health_check_interval_seconds: SecondsFromZero = 60.0
+    max_sessions_per_principal: Count = 100
+    max_sessions_per_upstream: Count = 1000
+    max_sessions: Count = 10_000
+    wait_seconds: SecondsFromZero = 30.0
+
+
+class LimitsConfig(msgspec.Struct, frozen=True):
+    """How much a client may send, hold and wait."""
+
+    body_bytes: Annotated[int, Meta(ge=1024, le=1 << 30)] = 4 * 1024 * 1024
+    json_depth: Annotated[int, Meta(ge=8, le=900)] = 100
+    header_bytes: Annotated[int, Meta(ge=1024, le=1 << 24)] = 65_536
+    client_sessions: Count = 10_000
+    client_session_idle_seconds: Seconds = 1800.0
+    request_read_seconds: Seconds = 30.0
+    stalled_reader_seconds: Seconds = 60.0
+
+
+class LogsConfig(msgspec.Struct, frozen=True):
+    """How much is logged, and in which form."""
+
+    level: Level = "info"
+    format: Format = "auto"
+
+
+class GatewayConfig(msgspec.Struct, frozen=True):
+    """What holds for the gateway as a whole."""
+
+    auth: AuthConfig | None = None
+    session_pool: PoolConfig = PoolConfig()
+    limits: LimitsConfig = LimitsConfig()
+    logs: LogsConfig = LogsConfig()
+    public_url: str = ""
+    allowed_hosts: tuple[str, ...] = ()
+    """In lower case."""
+    allowed_origins: tuple[str, ...] = ()
+    """In lower case."""
+    health_check_interval_seconds: Seconds = 30.0
+    drain_seconds: SecondsFromZero = 10.0
+
+    def __repr__(self) -> str:
+        return f"<GatewayConfig auth={self.auth is not None} session_pool={self.session_pool.enabled}>"
+
+
+class Config(msgspec.Struct, frozen=True):
+    """Everything the configuration file says."""
+
+    servers: tuple[ServerConfig, ...]
+    gateway: GatewayConfig = GatewayConfig()
+    path: str = ""
+    secrets: tuple[str, ...] = ()
+    """Strings that must never be logged: header values, and what was substituted into `env` and `url`."""
+
+    def __repr__(self) -> str:
+        return f"<Config {self.path!r} {len(self.servers)} servers>"

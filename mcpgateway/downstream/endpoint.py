@@ -1,0 +1,158 @@
+"""The ASGI application: limits, who calls, which endpoint, which edge."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from urllib.parse import quote
+
+from mcpgateway.downstream.door import Door
+from mcpgateway.downstream.event_stream import Receive, Scope, Send
+from mcpgateway.downstream.pages import Pages
+from mcpgateway.downstream.problems import problem_of
+from mcpgateway.downstream.reply import JSON, respond
+from mcpgateway.downstream.streamable_http import Headers, StreamableHTTP
+from mcpgateway.errors import Draining, GatewayError, NotFound, TooLarge, Unauthenticated
+from mcpgateway.services.views import View
+
+_log = logging.getLogger("mcpgateway.http")
+
+CLOSE = (b"connection", b"close")
+
+
+class ClientLeft(Exception):
+    """The client went away before its request was complete: there is nobody to answer."""
+
+
+class Endpoint:
+    """Serves `/mcp`, `/servers/<server>/mcp`, and the pages for operators. `lifespan` starts and stops the gateway."""
+
+    def __init__(
+        self,
+        door: Door,
+        edge: StreamableHTTP,
+        pages: Pages,
+        views: dict[str, View],
+        body_bytes: int,
+        count_refusal: Callable[[str], None],
+        start: Callable[[], Awaitable[None]],
+        stop: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._door = door
+        self._edge = edge
+        self._pages = pages
+        self._views = views
+        self._body_bytes = body_bytes
+        self._count_refusal = count_refusal
+        self._start = start
+        self._stop = stop
+        self.draining = False
+
+    def __repr__(self) -> str:
+        return f"<Endpoint with {len(self._views)} paths{' draining' if self.draining else ''}>"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif scope["type"] == "http":
+            await self._http(scope, receive, send)
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers: Headers = dict(scope["headers"])
+        try:
+            self._door.check_origin(headers)
+            view = self._views.get(scope["path"])
+            if view is None:
+                await self._page(scope, headers, send)
+            else:
+                await self._mcp(scope, headers, view, receive, send)
+        except GatewayError as error:
+            await self._refuse(error, send)
+        except ClientLeft:
+            _log.debug("a client left before its request was complete")
+
+    async def _page(self, scope: Scope, headers: Headers, send: Send) -> None:
+        page = self._pages.find(scope["path"])
+        if page is None:
+            raise NotFound("nothing is served at this path; MCP is at /mcp and /servers/<server>/mcp")
+        if page.protected:
+            self._door.principal(headers)
+        if scope["method"] not in ("GET", "HEAD"):
+            await respond(send, 405, b"", ((b"allow", b"GET, HEAD"),))
+            return
+        status, kind, body = page.render()
+        await respond(send, status, body if scope["method"] == "GET" else b"", ((b"content-type", kind),))
+
+    async def _mcp(self, scope: Scope, headers: Headers, view: View, receive: Receive, send: Send) -> None:
+        principal = self._door.principal(headers)
+        if self.draining:
+            raise Draining
+        method = scope["method"]
+        if method == "POST":
+            body = await self._body(headers, receive)
+            await self._edge.post(scope, headers, body, principal, view, receive, send)
+        elif method == "GET":
+            await self._edge.get(headers, principal, view, receive, send)
+        elif method == "DELETE":
+            await self._edge.delete(headers, principal, view, send)
+        else:
+            await respond(send, 405, b"", ((b"allow", b"POST, GET, DELETE"),))
+
+    async def _body(self, headers: Headers, receive: Receive) -> bytes:
+        """The whole body. Raises TooLarge as soon as it is."""
+        declared = headers.get(b"content-length", b"")
+        if declared.isdigit() and int(declared) > self._body_bytes:
+            raise self._too_large()
+        message = await receive()
+        body: bytes = message.get("body", b"")
+        while message.get("more_body"):
+            message = await receive()
+            body += message.get("body", b"")
+            if len(body) > self._body_bytes:
+                raise self._too_large()
+        if message["type"] == "http.disconnect":
+            raise ClientLeft
+        if len(body) > self._body_bytes:
+            raise self._too_large()
+        return body
+
+    def _too_large(self) -> TooLarge:
+        return TooLarge(f"the body is larger than {self._body_bytes} bytes (gateway.limits.body_bytes)")
+
+    async def _refuse(self, error: GatewayError, send: Send) -> None:
+        """Answer a request that no edge took."""
+        self._count_refusal(type(error).__name__)
+        problem = problem_of(error, None)
+        headers = [JSON, *problem.headers]
+        status = problem.status if problem.status != 200 else 400
+        if isinstance(error, Unauthenticated):
+            headers.append((b"www-authenticate", b'Bearer realm="mcpgateway"'))
+        if isinstance(error, TooLarge | Draining):
+            headers.append(CLOSE)
+        await respond(send, status, problem.body, headers)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                await self._start()
+                await send({"type": "lifespan.startup.complete"})
+            elif message["type"] == "lifespan.shutdown":
+                await self._stop()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+
+def paths_of(view_of_all: View) -> dict[str, View]:
+    """Each path at which MCP is served, and what is behind it. A server is found by its slug and by its name as configured."""
+    paths = {"/mcp": view_of_all}
+    for slug, upstream in view_of_all.upstreams.items():
+        view = View({slug: upstream}, single=True)
+        paths[f"/servers/{slug}/mcp"] = view
+        paths.setdefault(f"/servers/{upstream.name}/mcp", view)
+    return paths
+
+
+def url_path_of(slug: str) -> str:
+    """The path of one server's own endpoint, as it is written into a URL."""
+    return f"/servers/{quote(slug)}/mcp"

@@ -1,0 +1,103 @@
+"""Writes server-sent events to one client: in order, bounded, kept alive."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from mcpgateway import runtime
+from mcpgateway.protocol import sse
+from mcpgateway.runtime import Sweep
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+KEEPALIVE_SECONDS = 15.0
+QUEUED_EVENTS = 1000
+
+HEADERS = [
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-cache, no-transform"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class EventStream:
+    """One response of server-sent events, written by a task of its own, so that nobody waits for a slow reader.
+
+    A reader who is `QUEUED_EVENTS` behind loses what comes after; one who stops reading is cut off by the HTTP protocol.
+    """
+
+    def __init__(self, send: Send, sweep: Sweep, headers: list[tuple[bytes, bytes]] | None = None) -> None:
+        self._send = send
+        self._sweep = sweep
+        self._headers = HEADERS + (headers or [])
+        self._queue: deque[bytes] = deque()
+        self._more = asyncio.Event()
+        self._ending = False
+        self._task: asyncio.Task[None] | None = None
+        self.deadline = 0.0
+        self.dropped = 0
+
+    def __repr__(self) -> str:
+        return f"<EventStream {len(self._queue)} queued{' ending' if self._ending else ''}>"
+
+    def start(self) -> None:
+        """Begin the response."""
+        self._task = runtime.spawn(self._write(), "write an event stream")
+        self._again()
+
+    def put(self, data: bytes) -> None:
+        """Send a message. Never blocks."""
+        if len(self._queue) >= QUEUED_EVENTS:
+            self.dropped += 1
+            return
+        self._queue.append(sse.encode(data))
+        self._more.set()
+
+    def _again(self) -> None:
+        self.deadline = self._sweep.now() + KEEPALIVE_SECONDS
+        self._sweep.watch(self)
+
+    def expire(self) -> None:
+        """Time for a sign of life."""
+        if not self._ending:
+            if not self._queue:
+                self._queue.append(sse.KEEPALIVE)
+                self._more.set()
+            self._again()
+
+    def end(self) -> None:
+        """No more events: the response ends after those that are queued."""
+        self._ending = True
+        self._sweep.forget(self)
+        self._more.set()
+
+    async def ended(self) -> None:
+        """Wait until all is written."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+    async def cut(self) -> None:
+        """End at once."""
+        self.end()
+        await runtime.end_task(self._task)
+
+    async def _write(self) -> None:
+        await self._send({"type": "http.response.start", "status": 200, "headers": self._headers})
+        await self._send({"type": "http.response.body", "body": b"", "more_body": True})
+        while True:
+            await self._more.wait()
+            self._more.clear()
+            if self._queue:
+                body = b"".join(self._queue)
+                self._queue.clear()
+                await self._send({"type": "http.response.body", "body": body, "more_body": True})
+            elif self._ending:
+                await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+                return
+            if self._ending:
+                self._more.set()

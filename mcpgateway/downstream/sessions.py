@@ -1,0 +1,233 @@
+"""Downstream sessions, each bound to its principal and its endpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable
+
+from mcpgateway.auth.principals import Principal
+from mcpgateway.downstream.event_stream import EventStream
+from mcpgateway.errors import Busy, RpcError, UnknownSession
+from mcpgateway.protocol import jsonrpc
+from mcpgateway.protocol.call import cannot_ask
+from mcpgateway.runtime import Sweep
+from mcpgateway.services.conversation import Conversation
+from mcpgateway.services.views import View
+
+UNHEARD = 100
+"""Messages outside calls that are kept for a client that does not listen yet."""
+
+DEBOUNCE_SECONDS = 0.05
+REAP_SECONDS = 5.0
+
+
+class ClientSession(Conversation):
+    """A conversation over HTTP: its calls in flight, the questions it was asked, and the stream it listens on."""
+
+    def __init__(
+        self, principal: Principal, view: View, version: str, capabilities: bytes, client_info: bytes, sweep: Sweep
+    ) -> None:
+        super().__init__(secrets.token_hex(16), principal.id, version, capabilities, client_info)
+        self.principal = principal
+        self.view = view
+        self.last_used_at = 0.0
+        self.in_flight: dict[jsonrpc.Id, asyncio.Task[object]] = {}
+        self.cancelled: set[jsonrpc.Id] = set()
+        self.stream: EventStream | None = None
+        self._sweep = sweep
+        self._unheard: deque[bytes] = deque(maxlen=UNHEARD)
+        self._questions: dict[str, asyncio.Future[bytes]] = {}
+        self._numbers = itertools.count(1)
+        self._changes = _Changes(self)
+
+    @property
+    def busy(self) -> bool:
+        """Whether work is in flight; such a session is never evicted."""
+        return bool(self.in_flight)
+
+    def sees(self, upstream: str) -> bool:
+        return upstream in self.view.upstreams
+
+    def push(self, method: str, params: bytes) -> None:
+        message = jsonrpc.notification(method, params)
+        if self.stream is not None:
+            self.stream.put(message)
+        else:
+            self._unheard.append(message)
+
+    def lists_changed(self, kind: str) -> None:
+        """Announced a moment later, once however often it is said meanwhile."""
+        self._changes.add(kind, self._sweep)
+
+    def say_changed(self, kinds: set[str]) -> None:
+        for kind in sorted(kinds):
+            self.push(f"notifications/{kind}/list_changed", b"{}")
+
+    def attach(self, stream: EventStream) -> EventStream | None:
+        """Listen on `stream`. The one that was listened on before, to be ended: a client that comes again lost it."""
+        before, self.stream = self.stream, stream
+        self.listening = True
+        while self._unheard:
+            stream.put(self._unheard.popleft())
+        return before
+
+    def detach(self, stream: EventStream) -> bool:
+        """Stop listening on `stream`. False if another one took its place."""
+        if self.stream is not stream:
+            return False
+        self.stream = None
+        self.listening = False
+        return True
+
+    async def ask(self, method: str, params: bytes) -> bytes:
+        """Ask outside any call, on the stream that the client listens on."""
+        if self.stream is None:
+            raise cannot_ask(method)
+        return await self.ask_on(self.stream.put, method, params, set())
+
+    async def ask_on(
+        self, put: Callable[[bytes], None], method: str, params: bytes, open_questions: set[asyncio.Future[bytes]]
+    ) -> bytes:
+        """Ask through `put`, and wait for the answer that the client posts. Raises RpcError with its refusal.
+
+        While it waits, its future is in `open_questions`, so that whoever sees the client leave can fail it.
+        """
+        if not self.can(method):
+            raise RpcError.of(-32601, f"the client did not declare that it can be asked {method}")
+        id = f"gateway-{next(self._numbers)}"
+        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._questions[id] = answer
+        open_questions.add(answer)
+        put(jsonrpc.request_raw(id, method, params))
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            reason = b'{"requestId":"%b","reason":"the call it belonged to is over"}' % id.encode()
+            put(jsonrpc.notification("notifications/cancelled", reason))
+            raise
+        finally:
+            del self._questions[id]
+            open_questions.discard(answer)
+
+    def can(self, method: str) -> bool:
+        """Whether the client declared the capability that a question needs."""
+        needed = {"sampling/createMessage": "sampling", "elicitation/create": "elicitation", "roots/list": "roots"}.get(method)
+        return needed is None or needed in jsonrpc.object_of(self.capabilities)
+
+    def answered(self, message: jsonrpc.Message) -> None:
+        """The client posted a response. One that nobody waits for is ignored: its question was withdrawn."""
+        future = self._questions.get(message.id) if isinstance(message.id, str) else None
+        if future is None or future.done():
+            return
+        if message.error:
+            future.set_exception(RpcError(bytes(message.error)))
+        else:
+            future.set_result(bytes(message.result or b"{}"))
+
+    def cancel(self, id: jsonrpc.Id) -> None:
+        """The client takes a request back. One that is over, or never was, is ignored."""
+        task = self.in_flight.get(id)
+        if task is not None and id not in self.cancelled:
+            self.cancelled.add(id)
+            task.cancel()
+
+
+class _Changes:
+    """List changes waiting to be said together."""
+
+    def __init__(self, session: ClientSession) -> None:
+        self._session = session
+        self._kinds: set[str] = set()
+        self.deadline = 0.0
+
+    def add(self, kind: str, sweep: Sweep) -> None:
+        if not self._kinds:
+            self.deadline = sweep.now() + DEBOUNCE_SECONDS
+            sweep.watch(self)
+        self._kinds.add(kind)
+
+    def expire(self) -> None:
+        kinds, self._kinds = self._kinds, set()
+        self._session.say_changed(kinds)
+
+
+class Sessions:
+    """All downstream sessions, the least recently used first.
+
+    `on_end` is told of each that ends. Sessions that are idle for `idle_seconds` end; when `limit` is reached, the least
+    recently used one of the principal who has the most makes room, work in flight never.
+    """
+
+    def __init__(self, limit: int, idle_seconds: float, sweep: Sweep, on_end: Callable[[ClientSession], None]) -> None:
+        self._limit = limit
+        self._idle_seconds = idle_seconds
+        self._sweep = sweep
+        self._on_end = on_end
+        self._sessions: OrderedDict[str, ClientSession] = OrderedDict()
+        self._per_user: Counter[str] = Counter()
+        self.deadline = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Sessions {len(self)} of {len(self._per_user)} principals>"
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def all(self) -> list[ClientSession]:
+        return list(self._sessions.values())
+
+    def add(self, session: ClientSession) -> None:
+        """Raises Busy where every session has work in flight."""
+        if len(self._sessions) >= self._limit:
+            self._make_room()
+        if not self._sessions:
+            self.deadline = self._sweep.now() + REAP_SECONDS
+            self._sweep.watch(self)
+        session.last_used_at = self._sweep.now()
+        self._sessions[session.id] = session
+        self._per_user[session.user] += 1
+
+    def _make_room(self) -> None:
+        for user, _ in self._per_user.most_common():
+            for session in self._sessions.values():
+                if session.user == user and not session.busy:
+                    self.end(session)
+                    return
+        raise Busy("every client session has calls in flight (gateway.limits.client_sessions); try again shortly")
+
+    def get(self, id: str, user: str, view: View) -> ClientSession:
+        """The session of this id. Somebody else's, or one of another endpoint, is as unknown as one that never was."""
+        session = self._sessions.get(id)
+        if session is None or session.user != user or session.view is not view:
+            raise UnknownSession
+        session.last_used_at = self._sweep.now()
+        self._sessions.move_to_end(id)
+        return session
+
+    def end(self, session: ClientSession) -> None:
+        """End a session: its calls are cancelled, its stream is closed, what belongs to it upstream is given up."""
+        if self._sessions.pop(session.id, None) is None:
+            return
+        self._per_user[session.user] -= 1
+        if not self._per_user[session.user]:
+            del self._per_user[session.user]
+        for id in list(session.in_flight):
+            session.cancel(id)
+        if session.stream is not None:
+            session.stream.end()
+        self._on_end(session)
+
+    def expire(self) -> None:
+        """End what has been idle for too long; the sweep comes round again while there are sessions."""
+        oldest = self._sweep.now() - self._idle_seconds
+        for session in self.all():
+            if session.last_used_at > oldest:
+                break
+            if not session.busy and session.stream is None:
+                self.end(session)
+        if self._sessions:
+            self.deadline = self._sweep.now() + REAP_SECONDS
+            self._sweep.watch(self)

@@ -1,0 +1,274 @@
+"""Streamable HTTP downstream, revisions 2025-03-26 to 2025-11-25: POST, GET and DELETE of one endpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import secrets
+
+import msgspec
+
+from mcpgateway import runtime
+from mcpgateway.auth.principals import Principal
+from mcpgateway.downstream.dispatch import Dispatch
+from mcpgateway.downstream.event_stream import EventStream, Receive, Scope, Send
+from mcpgateway.downstream.problems import CANCELLED, problem_of
+from mcpgateway.downstream.reply import JSON, Reply, respond
+from mcpgateway.downstream.sessions import ClientSession, Sessions
+from mcpgateway.errors import (
+    GatewayError,
+    InvalidRequest,
+    MethodNotFound,
+    NotAcceptable,
+    RpcError,
+    UnsupportedMedia,
+    UnsupportedVersion,
+)
+from mcpgateway.protocol import jsonrpc, revisions
+from mcpgateway.protocol.call import Call
+from mcpgateway.runtime import Sweep
+from mcpgateway.services.announcements import Announcer
+from mcpgateway.services.forward import Forward
+from mcpgateway.services.handshake import Handshake
+from mcpgateway.services.views import View
+
+_log = logging.getLogger("mcpgateway.calls")
+
+Headers = dict[bytes, bytes]
+
+
+class StreamableHTTP:
+    """One edge for all clients of these revisions."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        dispatch: Dispatch,
+        handshake: Handshake,
+        forward: Forward,
+        announcer: Announcer,
+        sweep: Sweep,
+        json_depth: int,
+    ) -> None:
+        self._sessions = sessions
+        self._dispatch = dispatch
+        self._handshake = handshake
+        self._forward = forward
+        self._announcer = announcer
+        self._sweep = sweep
+        self._json_depth = json_depth
+        self._boot = secrets.token_hex(4)
+        self._numbers = itertools.count(1)
+
+    def __repr__(self) -> str:
+        return f"<StreamableHTTP {self._sessions!r}>"
+
+    async def post(
+        self, scope: Scope, headers: Headers, body: bytes, principal: Principal, view: View, receive: Receive, send: Send
+    ) -> None:
+        """Answer a POST. Raises ClientError for what is wrong with the request as a whole."""
+        _check_post_headers(headers)
+        if body[:1] == b"[" or body.lstrip()[:1] == b"[":
+            await self._batch(scope, headers, body, principal, view, receive, send)
+            return
+        if jsonrpc.too_deep(body, self._json_depth):
+            raise InvalidRequest(f"the body is nested more than {self._json_depth} levels deep (gateway.limits.json_depth)")
+        message = jsonrpc.decode(body)
+        if message.method == "initialize" and message.is_request:
+            await self._initialize(scope, message, principal, view, send)
+            return
+        _check_version(headers, message)
+        session = self._session(headers, principal, view)
+        if message.is_request:
+            reply = Reply(session, send, receive, self._sweep)
+            status, answer, extra = await self._answer(scope, headers, message, session, reply)
+            await reply.finish(status, [answer], extra)
+            return
+        self._take(message, session)
+        await respond(send, 202, b"", ())
+
+    def _session(self, headers: Headers, principal: Principal, view: View) -> ClientSession:
+        id = headers.get(b"mcp-session-id")
+        if id is None:
+            raise InvalidRequest("the Mcp-Session-Id header is missing: send initialize first, and then the id it answers with")
+        return self._sessions.get(id.decode("latin-1"), principal.id, view)
+
+    async def _answer(
+        self, scope: Scope, headers: Headers, message: jsonrpc.Message, session: ClientSession, reply: Reply
+    ) -> tuple[int, bytes, tuple[tuple[bytes, bytes], ...]]:
+        """Status, body and further headers of the answer to one request."""
+        id = message.id
+        if not isinstance(id, int | str) or not isinstance(message.method, str):
+            raise InvalidRequest("a request's id must be a string or an integer, and its method a string")
+        if id in session.in_flight:
+            raise InvalidRequest(f"a request with the id {str(id)[:100]!r} is in flight in this session already")
+        params = message.params if isinstance(message.params, dict) else jsonrpc.NO_PARAMS
+        call = Call(message.method, params, client=session, client_headers=scope["headers"])
+        call.request_id = self._request_id(headers)
+        session.in_flight[id] = task = _current_task()
+        try:
+            result = await self._dispatch.handler(message.method)(session.view, session, call, reply)
+            return 200, jsonrpc.result(id, result), ()
+        except GatewayError as error:
+            problem = problem_of(error, id)
+            if not isinstance(error, RpcError):
+                _log.info("%s %s failed: %s", call.request_id, message.method[:100], error)
+            return problem
+        except asyncio.CancelledError:
+            if id not in session.cancelled or task.uncancel():
+                await reply.abandon()
+                raise
+            return 200, jsonrpc.error(id, RpcError.of(CANCELLED, "Request cancelled").error), ()
+        finally:
+            del session.in_flight[id]
+            session.cancelled.discard(id)
+
+    def _request_id(self, headers: Headers) -> str:
+        given = headers.get(b"x-request-id")
+        if given is not None and len(given) <= 128 and given.isascii():
+            return given.decode()
+        return f"{self._boot}-{next(self._numbers):x}"
+
+    def _take(self, message: jsonrpc.Message, session: ClientSession) -> None:
+        """A notification or a response of the client's."""
+        if message.is_response:
+            session.answered(message)
+        elif not message.is_notification:
+            raise InvalidRequest("neither a request, nor a notification, nor a response: no method, result or error")
+        elif message.method == "notifications/cancelled":
+            params = message.params if isinstance(message.params, dict) else {}
+            id = msgspec.json.decode(params.get("requestId", b"null"))
+            if isinstance(id, int | str):
+                session.cancel(id)
+        elif message.method == "notifications/roots/list_changed":
+            self._forward.tell(session, "notifications/roots/list_changed")
+
+    async def _initialize(self, scope: Scope, message: jsonrpc.Message, principal: Principal, view: View, send: Send) -> None:
+        """Begin a session."""
+        params = message.params if isinstance(message.params, dict) else {}
+        version = revisions.negotiate(jsonrpc.string_of(params, "protocolVersion"))
+        capabilities = bytes(params.get("capabilities", b"{}"))
+        info = bytes(params.get("clientInfo", b"{}"))
+        jsonrpc.object_of(capabilities)
+        jsonrpc.object_of(info)
+        session = ClientSession(principal, view, version, capabilities, info, self._sweep)
+        id = message.id
+        if not isinstance(id, int | str):
+            raise InvalidRequest("a request's id must be a string or an integer")
+        call = Call("initialize", params, client=session, client_headers=scope["headers"])
+        try:
+            result = await self._handshake.initialize(view, session, call)
+        except GatewayError as error:
+            self._forward.end(session)
+            problem = problem_of(error, id)
+            await respond(send, problem.status, problem.body, (JSON, *problem.headers))
+            return
+        except BaseException:
+            self._forward.end(session)
+            raise
+        self._sessions.add(session)
+        self._announcer.conversations.add(session)
+        await respond(send, 200, jsonrpc.result(id, result), (JSON, (b"mcp-session-id", session.id.encode())))
+
+    async def _batch(
+        self, scope: Scope, headers: Headers, body: bytes, principal: Principal, view: View, receive: Receive, send: Send
+    ) -> None:
+        """Several messages at once: 2025-03-26 alone has that. They run concurrently."""
+        session = self._session(headers, principal, view)
+        if not revisions.has_batches(session.version):
+            raise InvalidRequest(f"revision {session.version} has no batches: send one message per request")
+        if jsonrpc.too_deep(body, self._json_depth):
+            raise InvalidRequest(f"the body is nested more than {self._json_depth} levels deep (gateway.limits.json_depth)")
+        messages = [jsonrpc.decode(item) for item in jsonrpc.decode_batch(body)]
+        if not messages or any(message.method == "initialize" for message in messages):
+            raise InvalidRequest("a batch must hold messages, and no initialize")
+        requests = [message for message in messages if message.is_request]
+        for message in messages:
+            if not message.is_request:
+                self._take(message, session)
+        if not requests:
+            await respond(send, 202, b"", ())
+            return
+        reply = Reply(session, send, receive, self._sweep)
+        answers = await asyncio.gather(
+            *(
+                runtime.spawn(self._answer_one(scope, headers, message, session, reply), "one of a batch")
+                for message in requests
+            )
+        )
+        await reply.finish(200, answers, batch=True)
+
+    async def _answer_one(
+        self, scope: Scope, headers: Headers, message: jsonrpc.Message, session: ClientSession, reply: Reply
+    ) -> bytes:
+        try:
+            return (await self._answer(scope, headers, message, session, reply))[1]
+        except GatewayError as error:
+            return problem_of(error, message.id if isinstance(message.id, int | str) else None).body
+
+    async def get(self, headers: Headers, principal: Principal, view: View, receive: Receive, send: Send) -> None:
+        """The stream of what is said outside calls, until the client leaves or the session ends."""
+        if not _accepts(headers, b"text/event-stream"):
+            raise NotAcceptable("a GET is answered with an event stream: Accept must list text/event-stream")
+        session = self._session(headers, principal, view)
+        stream = EventStream(send, self._sweep, [(b"mcp-session-id", session.id.encode())])
+        stream.start()
+        before = session.attach(stream)
+        if before is not None:
+            before.end()
+        self._forward.listen(session)
+        leaving = runtime.spawn(_left(receive, stream), "watch a listening client")
+        try:
+            await stream.ended()
+        finally:
+            await stream.cut()
+            leaving.cancel()
+            if session.detach(stream):
+                self._forward.stop_listening(session)
+
+    async def delete(self, headers: Headers, principal: Principal, view: View, send: Send) -> None:
+        """The client ends its session."""
+        self._sessions.end(self._session(headers, principal, view))
+        await respond(send, 204, b"", ())
+
+    def ended(self, session: ClientSession) -> None:
+        """A session is over: what belongs to it upstream is given up."""
+        self._announcer.forget(session)
+        self._forward.end(session)
+
+
+async def _left(receive: Receive, stream: EventStream) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    await stream.cut()
+
+
+def _current_task() -> asyncio.Task[object]:
+    task = asyncio.current_task()
+    if task is None:
+        raise RuntimeError("a request is served by a task")
+    return task
+
+
+def _check_post_headers(headers: Headers) -> None:
+    if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != b"application/json":
+        raise UnsupportedMedia("the body must be application/json, and Content-Type must say so")
+    if not (_accepts(headers, b"application/json") and _accepts(headers, b"text/event-stream")):
+        raise NotAcceptable("Accept must list both application/json and text/event-stream")
+
+
+def _accepts(headers: Headers, kind: bytes) -> bool:
+    accept = headers.get(b"accept", b"").lower()
+    return kind in accept or b"*/*" in accept or kind.partition(b"/")[0] + b"/*" in accept
+
+
+def _check_version(headers: Headers, message: jsonrpc.Message) -> None:
+    """Refuse a revision that is not spoken here; a modern client falls back to initialize on this answer."""
+    version = headers.get(b"mcp-protocol-version", b"").decode("latin-1")
+    if message.method == "server/discover" and version in ("", *revisions.LEGACY):
+        raise MethodNotFound("Method not found: server/discover; this server speaks revisions that begin with initialize")
+    if version and version not in revisions.LEGACY:
+        data = {"supported": list(revisions.LEGACY), "requested": version[:100]}
+        spoken = ", ".join(revisions.LEGACY)
+        raise UnsupportedVersion(f"protocol version {version[:100]!r} is not spoken here; supported: {spoken}", data=data)

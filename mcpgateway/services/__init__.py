@@ -1,0 +1,1 @@
+"""Use cases. No wire is known here, and no edge."""

@@ -1,0 +1,141 @@
+"""Who hears what upstreams say outside calls. Attributed by upstream and conversation, never by URL."""
+
+from __future__ import annotations
+
+import logging
+
+import msgspec
+
+from mcpgateway.errors import RpcError
+from mcpgateway.protocol import jsonrpc
+from mcpgateway.protocol.call import cannot_ask
+from mcpgateway.services.catalog import Catalog
+from mcpgateway.services.conversation import GATEWAY_USER, Conversation
+from mcpgateway.services.upstream import Upstream
+from mcpgateway.upstream.base import Listener
+
+_log = logging.getLogger("mcpgateway.announcements")
+
+LIST_CHANGES = {
+    "notifications/tools/list_changed": "tools",
+    "notifications/resources/list_changed": "resources",
+    "notifications/prompts/list_changed": "prompts",
+}
+
+
+class Announcer:
+    """Knows every conversation that is open, and gives each new upstream session its listener."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self.conversations: set[Conversation] = set()
+
+    def __repr__(self) -> str:
+        return f"<Announcer to {len(self.conversations)} conversations>"
+
+    def listener(self, upstream: Upstream, conversation: Conversation, policy: str) -> Listener:
+        """Who hears a session that is opened now."""
+        if conversation.user == GATEWAY_USER:
+            return _Watching(self, upstream)
+        if policy == "bound" and conversation.id:
+            return _OfConversation(self, upstream, conversation)
+        return _OfUser(self, upstream, conversation.user)
+
+    def forget(self, conversation: Conversation) -> None:
+        """A conversation is over."""
+        self.conversations.discard(conversation)
+        self._catalog.forget(conversation)
+
+    def own_lists_changed(self, upstream: Upstream, conversation: Conversation, capability: str) -> None:
+        """A conversation's own session announced a change: it may be that conversation's alone."""
+        self._catalog.changed(upstream.slug, capability, conversation)
+        conversation.lists_changed(capability)
+
+    def lists_changed(self, upstream: Upstream, capability: str) -> None:
+        """An upstream's list changed for everybody."""
+        self._catalog.changed(upstream.slug, capability)
+        for conversation in self.conversations:
+            if conversation.sees(upstream.slug):
+                conversation.lists_changed(capability)
+
+    def joined(self, upstream: Upstream) -> None:
+        """An upstream came, or came back: whoever listed without it lists again."""
+        for conversation in self.conversations:
+            if conversation.sees(upstream.slug):
+                for capability in LIST_CHANGES.values():
+                    if upstream.offers(capability):
+                        conversation.lists_changed(capability)
+
+    def updated(self, upstream: Upstream, user: str, params: bytes) -> None:
+        """A resource changed: the user's conversations that subscribed to it are told."""
+        for conversation in self.conversations:
+            if conversation.user == user:
+                tell_updated(upstream, conversation, params)
+
+
+def tell_updated(upstream: Upstream, conversation: Conversation, params: bytes) -> None:
+    """Tell one conversation that a resource changed, under the URI that it subscribed with."""
+    fields = jsonrpc.object_of(params)
+    uri = jsonrpc.string_of(fields, "uri")
+    asked = conversation.subscriptions.get((upstream.slug, uri))
+    if asked is not None:
+        changed = params if asked == uri else msgspec.json.encode(fields | {"uri": jsonrpc.raw(asked)})
+        conversation.push("notifications/resources/updated", changed)
+
+
+class _OfConversation:
+    """Hears a session that belongs to one conversation: all it says is for that client."""
+
+    def __init__(self, announcer: Announcer, upstream: Upstream, conversation: Conversation) -> None:
+        self._announcer = announcer
+        self._upstream = upstream
+        self._conversation = conversation
+
+    def notified(self, method: str, params: bytes) -> None:
+        capability = LIST_CHANGES.get(method)
+        if capability is not None:
+            self._announcer.own_lists_changed(self._upstream, self._conversation, capability)
+        elif method == "notifications/resources/updated":
+            tell_updated(self._upstream, self._conversation, params)
+        else:
+            self._conversation.push(method, params)
+
+    async def asked(self, method: str, params: bytes) -> bytes:
+        return await self._conversation.ask(method, params)
+
+
+class _OfUser:
+    """Hears a session that one user's calls share: nothing in it can be asked of, or logged to, one conversation."""
+
+    def __init__(self, announcer: Announcer, upstream: Upstream, user: str) -> None:
+        self._announcer = announcer
+        self._upstream = upstream
+        self._user = user
+
+    def notified(self, method: str, params: bytes) -> None:
+        capability = LIST_CHANGES.get(method)
+        if capability is not None:
+            self._announcer.lists_changed(self._upstream, capability)
+        elif method == "notifications/resources/updated":
+            self._announcer.updated(self._upstream, self._user, params)
+
+    async def asked(self, method: str, params: bytes) -> bytes:
+        raise cannot_ask(method)
+
+
+class _Watching:
+    """Hears the session that the gateway itself keeps: changes of lists, for everybody."""
+
+    def __init__(self, announcer: Announcer, upstream: Upstream) -> None:
+        self._announcer = announcer
+        self._upstream = upstream
+
+    def notified(self, method: str, params: bytes) -> None:
+        capability = LIST_CHANGES.get(method)
+        if capability is not None:
+            self._announcer.lists_changed(self._upstream, capability)
+
+    async def asked(self, method: str, params: bytes) -> bytes:
+        if method == "roots/list":
+            return b'{"roots":[]}'
+        raise RpcError.of(-32601, "the gateway itself answers no questions")

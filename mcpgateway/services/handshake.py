@@ -1,0 +1,65 @@
+"""Answers a client's `initialize` from what is known of the upstreams, without opening a session where it can be helped."""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import Raw
+
+from mcpgateway.protocol import jsonrpc
+from mcpgateway.protocol.call import Call, NoChannel
+from mcpgateway.services.conversation import Conversation
+from mcpgateway.services.forward import Forward
+from mcpgateway.services.upstream import Upstream
+from mcpgateway.services.views import View
+from mcpgateway.upstream.base import GATEWAY_INFO, Welcome
+
+CAPABILITIES = {
+    "completions": {},
+    "logging": {},
+    "prompts": {"listChanged": True},
+    "resources": {"listChanged": True, "subscribe": True},
+    "tools": {"listChanged": True},
+}
+"""Of the view of all upstreams: any of them may join later and offer any of these."""
+
+NOT_CARRIED = frozenset({"tasks"})
+"""Server capabilities that the gateway does not carry."""
+
+
+class Handshake:
+    def __init__(self, forward: Forward) -> None:
+        self._forward = forward
+
+    async def initialize(self, view: View, conversation: Conversation, call: Call) -> bytes:
+        """The raw InitializeResult for a new conversation. Raises UpstreamError where a single upstream cannot be asked."""
+        if not view.single:
+            return msgspec.json.encode(
+                {
+                    "protocolVersion": conversation.version,
+                    "capabilities": CAPABILITIES,
+                    "serverInfo": Raw(GATEWAY_INFO),
+                    "instructions": _instructions(view),
+                }
+            )
+        welcome = await self._welcome(view.only, conversation, call)
+        carried = {name: value for name, value in welcome.capabilities.items() if name not in NOT_CARRIED}
+        changes = {"protocolVersion": jsonrpc.raw(conversation.version), "capabilities": jsonrpc.raw(carried)}
+        return msgspec.json.encode(jsonrpc.object_of(welcome.raw) | changes)
+
+    async def _welcome(self, upstream: Upstream, conversation: Conversation, call: Call) -> Welcome:
+        identity = upstream.credentials.of(call.client_headers).identity
+        welcome = upstream.welcomes.get(identity)
+        if welcome is None:
+            ping = Call("ping", client=conversation, client_headers=call.client_headers)
+            await self._forward.send(upstream, conversation, ping, NoChannel())
+            welcome = upstream.welcomes[identity]
+        return welcome
+
+
+def _instructions(view: View) -> str:
+    """What each server says of its use, under its name."""
+    parts = [f"Tools and prompts are named <server>__<name>. Servers: {', '.join(view.upstreams) or 'none'}."]
+    for slug, upstream in view.upstreams.items():
+        if upstream.welcome is not None and upstream.welcome.instructions:
+            parts.append(f"## {slug}\n{upstream.welcome.instructions}")
+    return "\n\n".join(parts)

@@ -1,0 +1,123 @@
+"""One upstream as the services know it: where it is, who may be shown to it, how its sessions are shared, how it fares."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from mcpgateway.auth.credentials import StaticCredentials
+from mcpgateway.config import ServerConfig
+from mcpgateway.metrics import UpstreamFigures
+from mcpgateway.pool.breaker import Breaker
+from mcpgateway.upstream.base import Target, Welcome
+
+
+REMEMBERED = 1024
+
+
+class State(StrEnum):
+    """How an upstream fares; each comes with a reason that a person can act on."""
+
+    CONNECTING = "connecting"
+    READY = "ready"
+    DEGRADED = "degraded"
+    AUTH_REQUIRED = "auth_required"
+    UNREACHABLE = "unreachable"
+    INCOMPATIBLE = "incompatible"
+    DISABLED = "disabled"
+
+
+class UpstreamReport(msgspec.Struct, frozen=True):
+    """What is known of an upstream at one moment."""
+
+    name: str
+    transport: str
+    revision: str
+    state: str
+    reason: str
+    tools: int | None = None
+    resources: int | None = None
+    prompts: int | None = None
+    handshake_ms: float | None = None
+    sessions: str = ""
+    sessions_reason: str = ""
+
+    @property
+    def failed(self) -> bool:
+        return self.state not in (State.READY, State.DISABLED)
+
+
+class Upstream:
+    """Built once per configured server. `policy` and `state` change as more becomes known."""
+
+    def __init__(self, config: ServerConfig, breaker: Breaker, figures: UpstreamFigures) -> None:
+        self.config = config
+        self.name = config.name
+        self.slug = config.slug
+        self.timeout_seconds = config.timeout_seconds
+        self.credentials = StaticCredentials(config.headers, config.forward_headers)
+        self.target = Target(
+            name=config.name,
+            url=config.url,
+            transport="stdio" if config.command else config.type,
+            command=config.command,
+            args=config.args,
+            env=config.env,
+            cwd=config.cwd,
+            open_timeout_seconds=min(config.timeout_seconds, 30.0),
+        )
+        self.breaker = breaker
+        self.figures = figures
+        self.state = State.CONNECTING
+        self.reason = "first connection is being made"
+        self.welcome: Welcome | None = None
+        self.welcomes: dict[str, Welcome] = {}
+        """What it said of itself, by the identity that it was said to."""
+        self.stateful: bool | None = None
+        self.transport = self.target.transport
+        self.handshake_ms: float | None = None
+        self.policy, self.policy_reason = self._choose()
+
+    def __repr__(self) -> str:
+        return f"<Upstream {self.name} {self.state}: {self.reason}>"
+
+    def _choose(self) -> tuple[str, str]:
+        if self.config.sessions != "auto":
+            return self.config.sessions, "as configured"
+        if self.stateful is False:
+            return "stateless", "it gives its sessions no name, so it keeps no state in them"
+        if self.stateful is None:
+            return "bound", "not known yet whether it keeps state; taken to be so"
+        return "bound", "its sessions may hold state, so each conversation has one of its own"
+
+    def learned(self, welcome: Welcome, identity: str, *, stateful: bool, transport: str) -> None:
+        """A session was opened: what it showed decides how sessions are shared from now on."""
+        self.welcome = welcome
+        self.welcomes[identity] = welcome
+        if len(self.welcomes) > REMEMBERED:
+            del self.welcomes[next(iter(self.welcomes))]
+        self.transport = transport
+        if self.stateful is not True:
+            self.stateful = stateful
+            self.policy, self.policy_reason = self._choose()
+
+    def offers(self, capability: str) -> bool:
+        """Whether the server declared a capability; True while it is not known."""
+        return self.welcome is None or capability in self.welcome.capabilities
+
+    def report(self, counts: dict[str, int | None]) -> UpstreamReport:
+        """How it fares; `counts` says how many tools, resources and prompts it offers."""
+        return UpstreamReport(
+            name=self.name,
+            transport=self.transport,
+            revision=self.welcome.protocol_version if self.welcome is not None else "",
+            state=self.state.value,
+            reason=self.reason,
+            tools=counts.get("tools"),
+            resources=counts.get("resources"),
+            prompts=counts.get("prompts"),
+            handshake_ms=self.handshake_ms,
+            sessions=self.policy,
+            sessions_reason=self.policy_reason,
+        )

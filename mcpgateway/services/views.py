@@ -1,0 +1,37 @@
+"""A view: the upstreams behind one endpoint, and the names under which what they offer is seen there."""
+
+from __future__ import annotations
+
+from mcpgateway.errors import InvalidParams
+from mcpgateway.protocol import names
+from mcpgateway.services.upstream import Upstream
+
+
+class View:
+    """Either all upstreams, with prefixed names, or one, as if direct."""
+
+    def __init__(self, upstreams: dict[str, Upstream], *, single: bool) -> None:
+        self.upstreams = upstreams
+        self.single = single
+
+    def __repr__(self) -> str:
+        return f"<View of {', '.join(self.upstreams)}>"
+
+    @property
+    def only(self) -> Upstream:
+        """The upstream of a single view."""
+        return next(iter(self.upstreams.values()))
+
+    def exposed(self, slug: str, name: str) -> str:
+        """What a tool or prompt of an upstream is called here."""
+        return name if self.single else names.exposed(slug, name)
+
+    def owner_of_name(self, name: str, what: str) -> tuple[Upstream, str]:
+        """The upstream of a name, and the rest of it. Raises InvalidParams for a name of nobody's."""
+        if self.single:
+            return self.only, name
+        parts = names.split(name)
+        upstream = self.upstreams.get(parts[0]) if parts is not None else None
+        if parts is None or upstream is None:
+            raise InvalidParams(f"Unknown {what}: {name[:200]}")
+        return upstream, parts[1]

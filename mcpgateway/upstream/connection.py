@@ -1,0 +1,386 @@
+"""Our own HTTP/1.1 leg: kept-alive connections to one origin, over asyncio and httptools.
+
+A connection serves one exchange at a time and carries no identity of its own: every header comes with the request. The
+ordinary exchange costs one future; deadlines are met by the sweep.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import ssl
+from collections import deque
+from urllib.parse import urlsplit
+
+import httptools
+
+from mcpgateway.errors import BadAnswer, ConnectFailed, ConnectionLost, UpstreamError, UpstreamTimeout
+from mcpgateway.protocol.call import HeaderBlock
+from mcpgateway.runtime import Sweep
+
+MAX_HEAD_BYTES = 64 * 1024
+MAX_BODY_BYTES = 64 * 1024 * 1024
+BUFFERED_CHUNKS_BYTES = 1024 * 1024
+IDLE_SECONDS = 4.0
+"""How long a connection is kept for reuse. Common servers close theirs after 5 s: closing first loses no request to that race."""
+IDLE_CONNECTIONS = 64
+EVENT_STREAM = b"text/event-stream"
+
+
+class Exchange:
+    """One request and its response (`upstream.http.Response`). Resolves when the body is complete, or at the head of an
+    event stream."""
+
+    __slots__ = (
+        "_body",
+        "_buffered",
+        "_connection",
+        "_ended",
+        "_error",
+        "_more",
+        "_name",
+        "_sweep",
+        "body",
+        "deadline",
+        "future",
+        "headers",
+        "keep_alive",
+        "status",
+        "streaming",
+        "timeout_seconds",
+    )
+
+    def __init__(self, connection: Connection, name: str, timeout_seconds: float, sweep: Sweep) -> None:
+        self._connection: Connection | None = connection
+        self._name = name
+        self._sweep = sweep
+        self._body: deque[bytes] = deque()
+        self._buffered = 0
+        self._ended = False
+        self._error: UpstreamError | None = None
+        self._more: asyncio.Future[None] | None = None
+        self.future: asyncio.Future[Exchange] = connection.loop.create_future()
+        self.timeout_seconds = timeout_seconds
+        self.deadline = sweep.now() + timeout_seconds
+        self.status = 0
+        self.headers: dict[bytes, bytes] = {}
+        self.body = b""
+        self.streaming = False
+        self.keep_alive = False
+
+    def __repr__(self) -> str:
+        return f"<Exchange with {self._name} {self.status or 'waiting'}{' streaming' if self.streaming else ''}>"
+
+    # Called by the connection.
+
+    def head(self, status: int, headers: dict[bytes, bytes]) -> None:
+        self.status = status
+        self.headers = headers
+        if headers.get(b"content-type", b"")[:17].lower() == EVENT_STREAM:
+            self.streaming = True
+            self.deadline = self._sweep.now() + self.timeout_seconds
+            if not self.future.done():
+                self.future.set_result(self)
+
+    def data(self, chunk: bytes) -> None:
+        self._body.append(chunk)
+        self._buffered += len(chunk)
+        if self.streaming:
+            self.deadline = self._sweep.now() + self.timeout_seconds
+            if self._buffered > BUFFERED_CHUNKS_BYTES and self._connection is not None:
+                self._connection.pause()
+            self._wake()
+        elif self._buffered > MAX_BODY_BYTES:
+            raise BadAnswer(self._name, f"its answer is larger than {MAX_BODY_BYTES} bytes")
+
+    def complete(self) -> None:
+        """The body ended in order."""
+        self._ended = True
+        self._sweep.forget(self)
+        connection, self._connection = self._connection, None
+        if self.streaming:
+            if connection is not None and self._buffered > BUFFERED_CHUNKS_BYTES:
+                connection.resume()
+            self._wake()
+            return
+        self.body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._body.clear()
+        if not self.future.done():
+            self.future.set_result(self)
+
+    def failed(self, error: UpstreamError) -> None:
+        self._error = error
+        self._ended = True
+        self._connection = None
+        self._sweep.forget(self)
+        if not self.future.done():
+            self.future.set_exception(error)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._more is not None and not self._more.done():
+            self._more.set_result(None)
+
+    # Called by the sweep.
+
+    def expire(self) -> None:
+        connection = self._connection
+        self.failed(UpstreamTimeout(self._name, f"no sign of life for {self.timeout_seconds:g} s; the request may have run"))
+        if connection is not None:
+            connection.abort()
+
+    # Called by whoever reads the response.
+
+    async def chunk(self) -> bytes:
+        """The next piece of a stream, b'' at its orderly end. Raises what broke it."""
+        while not self._body:
+            if self._ended:
+                if self._error is not None:
+                    raise self._error
+                self.close()
+                return b""
+            self._more = asyncio.get_running_loop().create_future()
+            try:
+                await self._more
+            finally:
+                self._more = None
+        piece = self._body.popleft() if len(self._body) == 1 else b"".join(self._body)
+        self._body.clear()
+        if self._buffered > BUFFERED_CHUNKS_BYTES and self._connection is not None:
+            self._connection.resume()
+        self._buffered = 0
+        return piece
+
+    def set_timeout(self, timeout_seconds: float) -> None:
+        """Set the longest silence, from now on."""
+        self.timeout_seconds = timeout_seconds
+        self.deadline = self._sweep.now() + timeout_seconds
+
+    def close(self) -> None:
+        """Give up what is left. A stream that has not ended takes its connection with it."""
+        self._sweep.forget(self)
+        connection, self._connection = self._connection, None
+        if connection is not None and not self._ended:
+            connection.abort()
+
+
+class Connection(asyncio.Protocol):
+    """One socket to the origin, one exchange at a time."""
+
+    def __init__(self, origin: Origin) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._origin = origin
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._exchange: Exchange | None = None
+        self._headers: dict[bytes, bytes] = {}
+        self._head_bytes = 0
+        self._in_head = True
+        self._interim = False
+        self._until_eof = False
+        self._poll: select.poll | None = None
+        self.idle_since = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Connection to {self._origin.name} {'busy' if self._exchange else 'idle'}>"
+
+    @property
+    def usable(self) -> bool:
+        """Whether a request may be sent: open, and with nothing to read that nobody asked for (an end, most likely)."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return False
+        if self._poll is None:
+            sock = transport.get_extra_info("socket")
+            if sock is None:
+                return True
+            self._poll = select.poll()
+            self._poll.register(sock.fileno(), select.POLLIN | select.POLLHUP | select.POLLERR)
+        return not self._poll.poll(0)
+
+    def send(self, data: list[bytes], exchange: Exchange) -> None:
+        """Begin an exchange. Only on an idle connection."""
+        self._exchange = exchange
+        self._head_bytes = 0
+        self._in_head = True
+        self._headers = {}
+        if self._transport is None:
+            exchange.failed(ConnectionLost(self._origin.name, "the connection broke before the request was sent"))
+            return
+        self._transport.writelines(data)
+
+    def pause(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def abort(self) -> None:
+        """Close at once; an exchange under way is lost."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        if self._exchange is None:
+            # A response that nobody asked for: what follows could be taken for the next request's answer.
+            self.abort()
+            return
+        if self._in_head:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._fail(BadAnswer(self._origin.name, "it switched to another protocol"))
+        except httptools.HttpParserError as error:
+            cause = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else None
+            self._fail(cause if isinstance(cause, UpstreamError) else BadAnswer(self._origin.name, f"its answer is not HTTP: {error}"))
+        if self._in_head and self._head_bytes > MAX_HEAD_BYTES and self._exchange is not None:
+            self._fail(BadAnswer(self._origin.name, f"the headers of its answer are larger than {MAX_HEAD_BYTES} bytes"))
+
+    def eof_received(self) -> bool:
+        # httptools never completes a body that ends with the connection; that is legal, so it is completed here.
+        if self._exchange is not None and self._until_eof and not self._in_head:
+            self._finish(keep=False)
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._transport = None
+        self._origin.forget(self)
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            why = f" ({error})" if error is not None and str(error) else ""
+            exchange.failed(ConnectionLost(self._origin.name, f"the connection broke before the answer was complete{why}"))
+
+    def _fail(self, error: UpstreamError) -> None:
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.failed(error)
+        self.abort()
+
+    # httptools
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers[name.lower()] = value
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        self._interim = status < 200
+        if self._interim:
+            self._headers = {}
+            return
+        self._in_head = False
+        headers = self._headers
+        self._until_eof = b"content-length" not in headers and b"transfer-encoding" not in headers and status not in (204, 304)
+        if self._exchange is not None:
+            self._exchange.keep_alive = self._parser.should_keep_alive() and not self._until_eof
+            self._exchange.head(status, headers)
+
+    def on_body(self, body: bytes) -> None:
+        if self._exchange is not None:
+            self._exchange.data(body)
+
+    def on_message_complete(self) -> None:
+        # An interim response (100 Continue) is a message of its own to the parser.
+        if self._interim:
+            self._interim = False
+            return
+        if self._exchange is not None:
+            self._finish(keep=self._exchange.keep_alive)
+        else:
+            self.abort()
+
+    def _finish(self, keep: bool) -> None:
+        exchange, self._exchange = self._exchange, None
+        if exchange is None:
+            return
+        exchange.complete()
+        if keep and self._transport is not None and not self._transport.is_closing():
+            self._origin.keep(self)
+        elif self._transport is not None:
+            self._transport.close()
+
+
+class Origin:
+    """All connections to one upstream's origin; an `upstream.http.HttpClient`.
+
+    `tls` is the context shared by everything with the same TLS settings; building one costs tens of milliseconds.
+    """
+
+    def __init__(self, name: str, url: str, sweep: Sweep, tls: ssl.SSLContext | None = None, connect_seconds: float = 10.0) -> None:
+        parts = urlsplit(url)
+        self.name = name
+        self._sweep = sweep
+        self._tls = tls
+        self._connect_seconds = connect_seconds
+        self._host = parts.hostname or ""
+        self._port = parts.port or (443 if parts.scheme == "https" else 80)
+        self._host_line = b"Host: " + parts.netloc.rpartition("@")[2].encode("idna" if not parts.netloc.isascii() else "ascii") + b"\r\n"
+        self._idle: list[Connection] = []
+        self._all: set[Connection] = set()
+
+    def __repr__(self) -> str:
+        return f"<Origin {self.name} {len(self._all)} connections, {len(self._idle)} idle>"
+
+    async def send(self, method: bytes, path: bytes, headers: HeaderBlock, body: bytes, timeout_seconds: float) -> Exchange:
+        """Send a request; see `HttpClient.send`."""
+        connection = self._reusable() or await self._connect()
+        exchange = Exchange(connection, self.name, timeout_seconds, self._sweep)
+        self._sweep.watch(exchange)
+        line = b"%b %b HTTP/1.1\r\n" % (method, path)
+        connection.send([line, self._host_line, headers, b"Content-Length: %d\r\n\r\n" % len(body), body], exchange)
+        try:
+            return await exchange.future
+        except asyncio.CancelledError:
+            exchange.close()
+            raise
+
+    def _reusable(self) -> Connection | None:
+        """The connection used last that is still good. Older ones go: what is idle for long is likely closed over there."""
+        now = self._sweep.now()
+        while self._idle:
+            connection = self._idle.pop()
+            if now - connection.idle_since <= IDLE_SECONDS and connection.usable:
+                return connection
+            connection.abort()
+        return None
+
+    async def _connect(self) -> Connection:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._connect_seconds):
+                _, connection = await loop.create_connection(lambda: Connection(self), self._host, self._port, ssl=self._tls)
+        except TimeoutError as error:
+            raise ConnectFailed(self.name, f"no connection within {self._connect_seconds:g} s; is it up and reachable?") from error
+        except ssl.SSLError as error:
+            raise ConnectFailed(self.name, f"the TLS handshake failed: {error.reason or error}") from error
+        except OSError as error:
+            reason = error.strerror or str(error) or type(error).__name__
+            raise ConnectFailed(self.name, f"cannot connect to {self._host}:{self._port}: {reason}; is it running?") from error
+        self._all.add(connection)
+        return connection
+
+    def keep(self, connection: Connection) -> None:
+        """A connection came free."""
+        connection.idle_since = self._sweep.now()
+        if len(self._idle) < IDLE_CONNECTIONS:
+            self._idle.append(connection)
+        else:
+            connection.abort()
+
+    def forget(self, connection: Connection) -> None:
+        self._all.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+    async def aclose(self) -> None:
+        """Close every connection; exchanges under way are lost."""
+        for connection in list(self._all):
+            connection.abort()
+        self._idle.clear()

@@ -1,0 +1,40 @@
+"""What the HTTP legs need of an HTTP client: `connection` is our own, `foreign` adapts one made by a client factory."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from mcpgateway.protocol.call import HeaderBlock
+
+
+class Response(Protocol):
+    """One HTTP answer. Its body is complete in `body` unless it is an event stream; then `streaming` is true and it is
+    read with `chunk`. Whoever got a streaming one closes it."""
+
+    status: int
+    headers: dict[bytes, bytes]
+    """Names in lower case; of repeated ones the last."""
+    body: bytes
+    streaming: bool
+
+    async def chunk(self) -> bytes:
+        """The next piece, or b'' at the orderly end. Raises ConnectionLost, UpstreamTimeout, BadAnswer."""
+
+    def set_timeout(self, timeout_seconds: float) -> None:
+        """Set the longest silence of a stream, from now on; infinity for none."""
+
+    def close(self) -> None:
+        """Give up what is left of the stream. Idempotent."""
+
+
+class HttpClient(Protocol):
+    """Requests to one upstream, over kept-alive connections that carry no identity of their own."""
+
+    async def send(self, method: bytes, path: bytes, headers: HeaderBlock, body: bytes, timeout_seconds: float) -> Response:
+        """Send one request. `path` is path and query; `headers` are rendered lines; host and length are added here.
+
+        `timeout_seconds` is the longest silence. Raises ConnectFailed, ConnectionLost, UpstreamTimeout, BadAnswer; a
+        status that is no success is an answer, not an error.
+        """
+
+    async def aclose(self) -> None: ...

@@ -1,0 +1,192 @@
+"""Opens a session by the kind of its target, and remembers which kind a URL turned out to be."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager, aclosing
+from typing import Any
+from urllib.parse import urlsplit
+
+from mcpgateway.errors import ConnectFailed, GatewayError, RpcError, UpstreamError
+from mcpgateway.pool.session import TransportType
+from mcpgateway.protocol import revisions
+from mcpgateway.protocol.call import Call, HeaderBlock, NoChannel
+from mcpgateway.runtime import Sweep
+from mcpgateway.upstream.base import GATEWAY_INFO, Hello, Target, UpstreamSession
+from mcpgateway.upstream.connection import Origin
+from mcpgateway.upstream.era import explain_refusal, may_be_sse
+from mcpgateway.upstream.foreign import ForeignClient
+from mcpgateway.upstream.http import HttpClient
+from mcpgateway.upstream.sse import open_sse
+from mcpgateway.upstream.stdio import open_stdio
+from mcpgateway.upstream.streamable_http import open_streamable_http
+
+OPEN_SECONDS = 30.0
+Context = AbstractAsyncContextManager[Any, Any]
+
+
+class Opener:
+    """Opens sessions. Keeps one HTTP client per upstream, one TLS context for all, and what each URL was found to speak."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self._sweep = sweep
+        self._clients: dict[tuple[str, str], HttpClient] = {}
+        self._found: dict[str, TransportType] = {}
+        self._tls: ssl.SSLContext | None = None
+
+    def __repr__(self) -> str:
+        return f"<Opener {len(self._clients)} HTTP clients>"
+
+    def http(self, name: str, url: str) -> HttpClient:
+        """The HTTP client of the upstream `name` at `url`."""
+        parts = urlsplit(url)
+        origin = (name, f"{parts.scheme}://{parts.netloc}")
+        client = self._clients.get(origin)
+        if client is None:
+            client = self._clients[origin] = Origin(name, url, self._sweep, self._tls_for(parts.scheme))
+        return client
+
+    def _tls_for(self, scheme: str) -> ssl.SSLContext | None:
+        if scheme != "https":
+            return None
+        if self._tls is None:
+            # Building a context takes tens of milliseconds and most of a megabyte: all upstreams share this one.
+            self._tls = ssl.create_default_context()
+        return self._tls
+
+    async def open(self, target: Target, hello: Hello, headers: HeaderBlock) -> UpstreamSession:
+        """A new session with `target`, within its `open_timeout_seconds`. Raises UpstreamError."""
+        try:
+            async with asyncio.timeout(target.open_timeout_seconds):
+                return await self._open(target, hello, headers)
+        except TimeoutError as error:
+            raise ConnectFailed(target.name, f"no session within {target.open_timeout_seconds:g} s; is it up?") from error
+
+    async def _open(self, target: Target, hello: Hello, headers: HeaderBlock) -> UpstreamSession:
+        if target.transport == TransportType.STDIO:
+            return await open_stdio(target, hello, sweep=self._sweep)
+        http = self.http(target.name, target.url)
+        transport = self.transport_of(target)
+        if transport == TransportType.SSE:
+            return await open_sse(target, http, hello, headers, sweep=self._sweep)
+        if transport == TransportType.STREAMABLE_HTTP:
+            return await open_streamable_http(target, http, hello, headers)
+        return await self._find_out(target, http, hello, headers)
+
+    def transport_of(self, target: Target) -> str:
+        """The target's transport: as configured, else as found out earlier, else 'auto'."""
+        return target.transport if target.transport != "auto" else self._found.get(target.url, "auto")
+
+    async def _find_out(self, target: Target, http: HttpClient, hello: Hello, headers: HeaderBlock) -> UpstreamSession:
+        try:
+            session: UpstreamSession = await open_streamable_http(target, http, hello, headers)
+        except UpstreamError as error:
+            if not may_be_sse(error):
+                raise await explain_refusal(target, http, headers, error) from error
+            session = await self._try_sse(target, http, hello, headers, error)
+            self._found[target.url] = TransportType.SSE
+            return session
+        self._found[target.url] = TransportType.STREAMABLE_HTTP
+        return session
+
+    async def _try_sse(
+        self, target: Target, http: HttpClient, hello: Hello, headers: HeaderBlock, refused: UpstreamError
+    ) -> UpstreamSession:
+        try:
+            return await open_sse(target, http, hello, headers, sweep=self._sweep)
+        except UpstreamError as error:
+            # The first refusal says more than the second: a URL that is no SSE endpoint either was never meant to be one.
+            raise await explain_refusal(target, http, headers, refused) from error
+
+    async def open_url(
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        transport_type: TransportType,
+        client_factory: Callable[..., Any] | None = None,
+        timeout_seconds: float | None = None,
+    ) -> tuple[UpstreamSession, Context]:
+        """A session with nothing known but a URL, and the context whose end closes it. `client_factory` makes its HTTP client."""
+        target = Target(
+            name=urlsplit(url).netloc.rpartition("@")[2] or url,
+            url=url,
+            transport=transport_type.value,
+            open_timeout_seconds=timeout_seconds or OPEN_SECONDS,
+        )
+        if client_factory is None:
+            session = await self.open(target, Hello(), render(headers))
+            return session, aclosing(session)
+        return await self._open_foreign(target, headers, client_factory)
+
+    async def _open_foreign(
+        self, target: Target, headers: Mapping[str, str], factory: Callable[..., Any]
+    ) -> tuple[UpstreamSession, Context]:
+        http = ForeignClient(target.name, target.url, factory)
+        try:
+            async with asyncio.timeout(target.open_timeout_seconds):
+                if target.transport == TransportType.SSE:
+                    session: UpstreamSession = await open_sse(target, http, Hello(), render(headers), sweep=self._sweep)
+                else:
+                    session = await open_streamable_http(target, http, Hello(), render(headers))
+        except TimeoutError as error:
+            await http.aclose()
+            raise ConnectFailed(target.name, f"no session within {target.open_timeout_seconds:g} s") from error
+        except BaseException:
+            await http.aclose()
+            raise
+        return session, _Both(session, http)
+
+    async def aclose(self) -> None:
+        """Close every HTTP client."""
+        for client in self._clients.values():
+            await client.aclose()
+        self._clients.clear()
+
+
+class _Both(AbstractAsyncContextManager[Any, Any]):
+    """A session, and the HTTP client that is its alone."""
+
+    def __init__(self, session: UpstreamSession, http: HttpClient) -> None:
+        self._session = session
+        self._http = http
+
+    async def __aexit__(self, *exc: object) -> None:
+        try:
+            await self._session.aclose()
+        finally:
+            await self._http.aclose()
+
+
+def render(headers: Mapping[str, str]) -> HeaderBlock:
+    """Header lines as they go over the wire. Values were checked for line breaks when they were configured."""
+    for name, value in headers.items():
+        if "\r" in value or "\n" in value or "\r" in name or "\n" in name:
+            raise GatewayError(f"the value of header {name!r} holds a line break")
+    return b"".join(f"{name}: {value}\r\n".encode("latin-1") for name, value in headers.items())
+
+
+class _Nobody:
+    """The client of calls that the gateway makes for itself."""
+
+    id = ""
+    version = revisions.NEWEST_LEGACY
+    capabilities = b"{}"
+    client_info = GATEWAY_INFO
+
+
+NOBODY = _Nobody()
+
+
+async def ping(session: UpstreamSession, timeout_seconds: float) -> bool:
+    """Whether the session is alive. An error answer is an answer; a time-out is a failure."""
+    call = Call("ping", client=NOBODY, headers=session.own_headers, timeout_seconds=timeout_seconds)
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            await session.request(call, NoChannel())
+    except RpcError:
+        return True
+    except (UpstreamError, TimeoutError):
+        return False
+    return True
