@@ -83,7 +83,7 @@ def serve(path: _ConfigPath = None, host: _Host = "127.0.0.1", port: _Port = 444
     settings = _load(path)
     config.check_exposure(settings, host)
     _set_up_logs(settings)
-    gateway = app.Gateway(settings)
+    gateway = app.Gateway(settings, local=not config.needs_auth(host))
     _run(app.serve(gateway, host, port, lambda: _announce(settings, base_url(settings, host, port))))
 
 

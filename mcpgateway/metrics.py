@@ -62,7 +62,9 @@ class Figures(Collector):
     def collect(self) -> Iterable[Metric]:
         yield from self._of_upstreams()
         yield from self._of_pool()
-        refused = CounterMetricFamily("mcpgateway_refused_requests", "Requests refused at the door, by error class", labels=["error"])
+        refused = CounterMetricFamily(
+            "mcpgateway_refused_requests", "Requests refused at the door, by error class", labels=["error"]
+        )
         for error, number in self.refusals.items():
             refused.add_metric([error], number)
         yield refused
@@ -70,7 +72,9 @@ class Figures(Collector):
 
     def _of_upstreams(self) -> Iterable[Metric]:
         calls = CounterMetricFamily("mcpgateway_calls", "Calls that reached an upstream's leg", labels=["upstream"])
-        errors = CounterMetricFamily("mcpgateway_call_errors", "Calls that failed, by error class", labels=["upstream", "error"])
+        errors = CounterMetricFamily(
+            "mcpgateway_call_errors", "Calls that failed, by error class", labels=["upstream", "error"]
+        )
         times = HistogramMetricFamily("mcpgateway_call_seconds", "From the call's arrival to its answer", labels=["upstream"])
         up = GaugeMetricFamily("mcpgateway_upstream_up", "1 while the upstream is ready", labels=["upstream", "state"])
         for name, figures in self.upstreams.items():

@@ -71,7 +71,9 @@ class Reply:
             if not question.done():
                 question.set_exception(RpcError.of(-32603, "the client went away before it answered"))
 
-    async def finish(self, status: int, bodies: Sequence[bytes], headers: Sequence[tuple[bytes, bytes]] = (), *, batch: bool = False) -> None:
+    async def finish(
+        self, status: int, bodies: Sequence[bytes], headers: Sequence[tuple[bytes, bytes]] = (), *, batch: bool = False
+    ) -> None:
         """Send the answer, or the answers of a batch."""
         self._sweep.forget(self)
         if self._stream is None:

@@ -176,9 +176,7 @@ class Ledger:
             return []
         return self.retire_on(
             shelf,
-            lambda other: (
-                other.opened_at <= session.opened_at or (not other.leases and other.idle_since <= session.idle_since)
-            ),
+            lambda other: other.opened_at <= session.opened_at or (not other.leases and other.idle_since <= session.idle_since),
         )
 
     def evict_for(self, key: PoolKey, scope: str) -> PooledSession | None:

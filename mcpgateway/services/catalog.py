@@ -194,9 +194,7 @@ class Catalog:
         listing.stale = entry.changes[kind.capability] != before
         return listing
 
-    async def _items(
-        self, upstream: Upstream, conversation: Conversation, asked: Call, kind: Kind, via: Forward
-    ) -> list[Item]:
+    async def _items(self, upstream: Upstream, conversation: Conversation, asked: Call, kind: Kind, via: Forward) -> list[Item]:
         items: list[Item] = []
         cursor: Raw | None = None
         seen: set[bytes] = set()

@@ -14,9 +14,7 @@ GATEWAY_USER = "gateway"
 class Conversation:
     """See `protocol.call.Client`. Each edge has a kind of its own, which knows how to reach its client."""
 
-    def __init__(
-        self, id: str, user: str, version: str, capabilities: bytes = b"{}", client_info: bytes = b"{}"
-    ) -> None:
+    def __init__(self, id: str, user: str, version: str, capabilities: bytes = b"{}", client_info: bytes = b"{}") -> None:
         self.id = id
         self.user = user
         self.version = version

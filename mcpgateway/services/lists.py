@@ -6,9 +6,8 @@ import asyncio
 import base64
 import logging
 
-from msgspec import Raw
-
 import msgspec
+from msgspec import Raw
 
 from mcpgateway import runtime
 from mcpgateway.errors import GatewayError, InvalidParams
@@ -47,9 +46,7 @@ class Lists:
             body += b',"nextCursor":"%b"' % _cursor(start + PAGE_SIZE)
         return body + b"}"
 
-    async def gather(
-        self, view: View, conversation: Conversation, call: Call, kind: Kind
-    ) -> list[tuple[Upstream, Listing]]:
+    async def gather(self, view: View, conversation: Conversation, call: Call, kind: Kind) -> list[tuple[Upstream, Listing]]:
         """Each upstream with its list, in the order of the configuration. Of a single view, raises what fetching raises."""
         if view.single:
             return [(view.only, await self._catalog.listing(view.only, conversation, call, kind))]
@@ -65,9 +62,7 @@ class Lists:
             found |= await self._fetch(missing, conversation, call, kind)
         return [(upstream, found[slug]) for slug, upstream in view.upstreams.items() if slug in found]
 
-    async def _fetch(
-        self, upstreams: list[Upstream], conversation: Conversation, call: Call, kind: Kind
-    ) -> dict[str, Listing]:
+    async def _fetch(self, upstreams: list[Upstream], conversation: Conversation, call: Call, kind: Kind) -> dict[str, Listing]:
         tasks = {
             runtime.spawn(self._listing(upstream, conversation, call, kind), f"{kind.method} of {upstream.slug}"): upstream
             for upstream in upstreams

@@ -14,7 +14,16 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from mcpgateway import runtime
-from mcpgateway.errors import AuthRefused, CircuitOpen, ConnectionLost, PoolClosed, PoolExhausted, RpcError, SessionLost, UpstreamError
+from mcpgateway.errors import (
+    AuthRefused,
+    CircuitOpen,
+    ConnectionLost,
+    PoolClosed,
+    PoolExhausted,
+    RpcError,
+    SessionLost,
+    UpstreamError,
+)
 from mcpgateway.pool.breaker import Breaker
 from mcpgateway.pool.identity import identity_hash
 from mcpgateway.pool.key import PoolKey, Terms
@@ -353,7 +362,7 @@ class MCPSessionPool:
         gone with it, or if nobody's state is in it.
         """
         if error is None:
-            self._take_back(self._ledger.give_back(lease, self._now(), not lease.session.closed))
+            self._take_back(self._ledger.give_back(lease, self._now(), lease.session.closed is not True))
         elif not lease.released:
             self._settle(lease, error)
 
@@ -367,7 +376,7 @@ class MCPSessionPool:
             return
         shared = key is not None and key in self._ledger.shelves and self._ledger.shelves[key].terms.exclusive
         broken = isinstance(error, AuthRefused) or (isinstance(error, ConnectionLost) and shared)
-        self._take_back(self._ledger.give_back(lease, self._now(), not (broken or lease.session.closed)))
+        self._take_back(self._ledger.give_back(lease, self._now(), not broken and lease.session.closed is not True))
 
     def _drop(self, lease: Lease) -> None:
         """The session is dead, and its siblings of its age with it."""

@@ -12,7 +12,6 @@ from mcpgateway.metrics import UpstreamFigures
 from mcpgateway.pool.breaker import Breaker
 from mcpgateway.upstream.base import Target, Welcome
 
-
 REMEMBERED = 1024
 
 

@@ -78,7 +78,9 @@ class Welcome(msgspec.Struct, frozen=True, rename="camel"):
         except (msgspec.DecodeError, RecursionError) as error:
             raise BadAnswer(upstream, f"its answer to initialize is no InitializeResult: {error}") from error
         if welcome.protocol_version not in revisions.LEGACY:
-            raise Incompatible(upstream, f"it speaks protocol revision {welcome.protocol_version[:40]!r}, which is not spoken here")
+            raise Incompatible(
+                upstream, f"it speaks protocol revision {welcome.protocol_version[:40]!r}, which is not spoken here"
+            )
         return msgspec.structs.replace(welcome, raw=raw)
 
 

@@ -240,7 +240,9 @@ class Connection(asyncio.Protocol):
             self._fail(BadAnswer(self._origin.name, "it switched to another protocol"))
         except httptools.HttpParserError as error:
             cause = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else None
-            self._fail(cause if isinstance(cause, UpstreamError) else BadAnswer(self._origin.name, f"its answer is not HTTP: {error}"))
+            self._fail(
+                cause if isinstance(cause, UpstreamError) else BadAnswer(self._origin.name, f"its answer is not HTTP: {error}")
+            )
         if self._in_head and self._head_bytes > MAX_HEAD_BYTES and self._exchange is not None:
             self._fail(BadAnswer(self._origin.name, f"the headers of its answer are larger than {MAX_HEAD_BYTES} bytes"))
 
@@ -313,7 +315,9 @@ class Origin:
     `tls` is the context shared by everything with the same TLS settings; building one costs tens of milliseconds.
     """
 
-    def __init__(self, name: str, url: str, sweep: Sweep, tls: ssl.SSLContext | None = None, connect_seconds: float = 10.0) -> None:
+    def __init__(
+        self, name: str, url: str, sweep: Sweep, tls: ssl.SSLContext | None = None, connect_seconds: float = 10.0
+    ) -> None:
         parts = urlsplit(url)
         self.name = name
         self._sweep = sweep
@@ -321,7 +325,9 @@ class Origin:
         self._connect_seconds = connect_seconds
         self._host = parts.hostname or ""
         self._port = parts.port or (443 if parts.scheme == "https" else 80)
-        self._host_line = b"Host: " + parts.netloc.rpartition("@")[2].encode("idna" if not parts.netloc.isascii() else "ascii") + b"\r\n"
+        self._host_line = (
+            b"Host: " + parts.netloc.rpartition("@")[2].encode("idna" if not parts.netloc.isascii() else "ascii") + b"\r\n"
+        )
         self._idle: list[Connection] = []
         self._all: set[Connection] = set()
 
@@ -357,7 +363,9 @@ class Origin:
             async with asyncio.timeout(self._connect_seconds):
                 _, connection = await loop.create_connection(lambda: Connection(self), self._host, self._port, ssl=self._tls)
         except TimeoutError as error:
-            raise ConnectFailed(self.name, f"no connection within {self._connect_seconds:g} s; is it up and reachable?") from error
+            raise ConnectFailed(
+                self.name, f"no connection within {self._connect_seconds:g} s; is it up and reachable?"
+            ) from error
         except ssl.SSLError as error:
             raise ConnectFailed(self.name, f"the TLS handshake failed: {error.reason or error}") from error
         except OSError as error:

@@ -69,7 +69,9 @@ class ForeignClient:
     def __repr__(self) -> str:
         return f"<ForeignClient for {self._name}>"
 
-    async def send(self, method: bytes, path: bytes, headers: HeaderBlock, body: bytes, timeout_seconds: float) -> ForeignResponse:
+    async def send(
+        self, method: bytes, path: bytes, headers: HeaderBlock, body: bytes, timeout_seconds: float
+    ) -> ForeignResponse:
         """Send a request; see `HttpClient.send`."""
         pairs = [tuple(line.split(b": ", 1)) for line in headers.split(b"\r\n") if line]
         request = self._client.build_request(

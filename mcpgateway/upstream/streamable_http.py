@@ -16,7 +16,18 @@ from mcpgateway import runtime
 from mcpgateway.errors import AuthRefused, BadAnswer, ConnectionLost, HttpRefused, RpcError, SessionLost, UpstreamError
 from mcpgateway.protocol import jsonrpc, revisions, sse
 from mcpgateway.protocol.call import Call, Channel, HeaderBlock
-from mcpgateway.upstream.base import Ask, Hello, Listener, Target, Welcome, answer_of, answer_question, decode_message, outgoing, with_token
+from mcpgateway.upstream.base import (
+    Ask,
+    Hello,
+    Listener,
+    Target,
+    Welcome,
+    answer_of,
+    answer_question,
+    decode_message,
+    outgoing,
+    with_token,
+)
 from mcpgateway.upstream.http import HttpClient, Response
 
 _log = logging.getLogger("mcpgateway.upstream")
@@ -52,7 +63,9 @@ class StreamableHTTPSession:
 
     def __repr__(self) -> str:
         kind = "stateful" if self.stateful else "stateless"
-        return f"<StreamableHTTPSession {self.upstream} {self.welcome.protocol_version} {kind}{' closed' if self.closed else ''}>"
+        return (
+            f"<StreamableHTTPSession {self.upstream} {self.welcome.protocol_version} {kind}{' closed' if self.closed else ''}>"
+        )
 
     async def request(self, call: Call, channel: Channel) -> bytes:
         """The raw result; see `UpstreamSession.request`."""
@@ -103,7 +116,9 @@ class StreamableHTTPSession:
     async def get(self, headers: HeaderBlock, last_event_id: bytes | None = None) -> Response:
         """Open a GET stream, continuing after `last_event_id` if given."""
         resume = b"Last-Event-ID: " + last_event_id + b"\r\n" if last_event_id is not None else b""
-        return await self._http.send(b"GET", self._path, GET_HEADERS + self._named + resume + headers, b"", self._timeout_seconds)
+        return await self._http.send(
+            b"GET", self._path, GET_HEADERS + self._named + resume + headers, b"", self._timeout_seconds
+        )
 
     async def aclose(self) -> None:
         """Send DELETE, if the server named the session. Whatever it answers, the session is over."""
@@ -272,7 +287,9 @@ def refusal(upstream: str, response: Response, *, named: bool) -> UpstreamError 
     if error is not None and 400 <= status < 500:
         return error
     if 300 <= status < 400:
-        return HttpRefused(upstream, f"it redirects (HTTP {status}); put the URL it points to into the configuration", status=status)
+        return HttpRefused(
+            upstream, f"it redirects (HTTP {status}); put the URL it points to into the configuration", status=status
+        )
     if 200 <= status < 300:
         return BadAnswer(upstream, f"it answered HTTP {status} without an answer to the request")
     return HttpRefused(upstream, f"it answered HTTP {status}; see its own log", status=status)
