@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
+import logging
+import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from types import FrameType
 
 import uvicorn
 
+from mcpgateway import runtime
 from mcpgateway.auth.tokens import StaticTokens
-from mcpgateway.config import Config
+from mcpgateway.config import Config, ServerConfig
 from mcpgateway.downstream.dispatch import Dispatch
 from mcpgateway.downstream.door import Door
-from mcpgateway.downstream.endpoint import Endpoint, paths_of
+from mcpgateway.downstream.endpoint import Endpoint
 from mcpgateway.downstream.http_protocol import Guard, GuardedProtocol
 from mcpgateway.downstream.pages import Pages
 from mcpgateway.downstream.sessions import Sessions
@@ -32,12 +36,15 @@ from mcpgateway.services.lists import Lists
 from mcpgateway.services.mcp_session_pool import MCPSessionPool
 from mcpgateway.services.null_pool import NullPool
 from mcpgateway.services.prompt_service import PromptService
+from mcpgateway.services.reloading import ConfigFile
 from mcpgateway.services.resource_service import ResourceService
 from mcpgateway.services.tool_service import ToolService
 from mcpgateway.services.upstream import Upstream
 from mcpgateway.services.utility_service import UtilityService
-from mcpgateway.services.views import View
+from mcpgateway.services.views import Views
 from mcpgateway.upstream.open import Opener
+
+_log = logging.getLogger("mcpgateway")
 
 
 class Gateway:
@@ -49,11 +56,8 @@ class Gateway:
         self.figures = Figures()
         self._opener = Opener(self.sweep)
         self.pool = self._make_pool()
-        self.upstreams = {
-            server.slug: Upstream(server, self.pool.breaker(server.slug), self.figures.of(server.name))
-            for server in config.servers
-            if server.enabled
-        }
+        self.upstreams = {slug: self._make_upstream(server) for slug, server in _enabled(config).items()}
+        self._views = Views(self.upstreams)
         self._build_services()
         self._build_edge(local)
 
@@ -117,13 +121,12 @@ class Gateway:
             self.sessions, dispatch, handshake, self.forward, self.announcer, self.sweep, limits.json_depth
         )
         self._pages = Pages(self.service, self.pool, self.sessions, self.figures)
-        tokens = StaticTokens(settings.auth.tokens) if settings.auth is not None else None
-        door = Door(tokens, local=local, hosts=settings.allowed_hosts, origins=settings.allowed_origins)
+        self._door = Door(_tokens_of(self.config), local=local, hosts=settings.allowed_hosts, origins=settings.allowed_origins)
         self.asgi = Endpoint(
-            door,
+            self._door,
             self._edge,
             self._pages,
-            paths_of(View(self.upstreams, single=False)),
+            self._views.paths(),
             limits.body_bytes,
             self._count_refusal,
             self.start,
@@ -141,6 +144,37 @@ class Gateway:
         """Begin to watch the upstreams. Returns at once."""
         self.service.start()
 
+    async def apply(self, config: Config) -> None:
+        """Put another configuration into force: servers come, go and change; calls of the others are not touched.
+
+        Who may call changes with it. Other settings of the gateway hold from the next start.
+        """
+        old, new = _enabled(self.config), _enabled(config)
+        gone = [slug for slug in old if new.get(slug) != old[slug]]
+        come = [slug for slug in new if new[slug] != old.get(slug)]
+        for slug in gone:
+            self.announcer.came_or_went(self.upstreams[slug])
+        for slug in come:
+            self.upstreams[slug] = self._make_upstream(new[slug])
+        ordered = {slug: self.upstreams[slug] for slug in new}
+        self.upstreams.clear()
+        self.upstreams.update(ordered)
+        self._views.refresh()
+        self.asgi.views = self._views.paths()
+        self._door.tokens = _tokens_of(config)
+        self.config = config
+        for slug in gone:
+            self.pool.drain(slug)
+            self.catalog.drop(slug)
+            await self.service.unwatch(slug)
+        for slug in come:
+            self.upstreams[slug].breaker.succeeded()
+            self.service.watch(self.upstreams[slug])
+        _log.info("the new configuration is in force; changed: %s", ", ".join(sorted({*gone, *come})) or "no server")
+
+    def _make_upstream(self, server: ServerConfig) -> Upstream:
+        return Upstream(server, self.pool.breaker(server.slug), self.figures.of(server.name))
+
     def drain(self) -> None:
         """Refuse new calls and end the streams that clients listen on. Calls in flight go on."""
         self.asgi.draining = True
@@ -157,6 +191,15 @@ class Gateway:
         await self.pool.close_all()
         await self._opener.aclose()
         self.sweep.close()
+
+
+def _enabled(config: Config) -> dict[str, ServerConfig]:
+    return {server.slug: server for server in config.servers if server.enabled}
+
+
+def _tokens_of(config: Config) -> StaticTokens | None:
+    auth = config.gateway.auth
+    return StaticTokens(auth.tokens) if auth is not None else None
 
 
 class Server(uvicorn.Server):
@@ -199,7 +242,13 @@ def server_of(gateway: Gateway, host: str, port: int, on_ready: Callable[[], Non
 
 
 async def serve(gateway: Gateway, host: str, port: int, on_ready: Callable[[], None] = lambda: None) -> None:
-    """Serve until SIGTERM or SIGINT; then drain and stop."""
+    """Serve until SIGTERM or SIGINT; then drain and stop. A changed configuration file, or SIGHUP, is taken up."""
+    file = ConfigFile(gateway.config.path, gateway.apply, gateway.sweep)
+    file.follow()
+    if hasattr(signal, "SIGHUP"):
+        asyncio.get_running_loop().add_signal_handler(
+            signal.SIGHUP, lambda: runtime.spawn(file.reload(), "reload the configuration")
+        )
     await server_of(gateway, host, port, on_ready).serve()
 
 

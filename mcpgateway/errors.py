@@ -88,6 +88,14 @@ class Unauthenticated(ClientError):
     """A valid bearer token is needed."""
 
 
+class InvalidToken(Unauthenticated):
+    """The bearer token is not accepted. The text says why, and never shows the token."""
+
+
+class TokenExpired(InvalidToken):
+    """The token has expired."""
+
+
 class Forbidden(ClientError):
     """This Origin or Host may not use the gateway."""
 
@@ -102,6 +110,10 @@ class Draining(ClientError):
 
 class NotFound(ClientError):
     """Nothing is served at this path."""
+
+
+class KeysUnavailable(GatewayError):
+    """An issuer's keys cannot be fetched just now, so that its tokens cannot be checked; try again shortly."""
 
 
 class RpcError(GatewayError):
@@ -199,6 +211,18 @@ class AuthRefused(UpstreamError):
         super().__init__(upstream, message)
         self.status = status
         self.challenge = challenge
+
+
+class CredentialMissing(UpstreamError):
+    """The caller has no credential for this upstream; the text says what to configure. The upstream was not asked."""
+
+    refused_before_dispatch = True
+
+
+class CredentialFailed(UpstreamError):
+    """No token for this upstream could be obtained: its token endpoint failed or refused. The upstream was not asked."""
+
+    refused_before_dispatch = True
 
 
 class HttpRefused(UpstreamError):

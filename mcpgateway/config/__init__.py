@@ -17,9 +17,11 @@ from mcpgateway.config.servers import read_servers
 from mcpgateway.config.slug import slug_of
 from mcpgateway.config.text import Located, locate
 from mcpgateway.config.values import (
+    AccessRule,
     AuthConfig,
     Config,
     GatewayConfig,
+    JwtConfig,
     LimitsConfig,
     LogsConfig,
     PoolConfig,
@@ -29,9 +31,11 @@ from mcpgateway.config.values import (
 from mcpgateway.errors import ConfigError
 
 __all__ = [
+    "AccessRule",
     "AuthConfig",
     "Config",
     "GatewayConfig",
+    "JwtConfig",
     "LimitsConfig",
     "LogsConfig",
     "PoolConfig",
@@ -78,7 +82,7 @@ def parse(text: str, path: str, environ: Mapping[str, str] = os.environ) -> Conf
         source.problem(place, f"given twice, first on line {first}; keep one", line=last)
     _check_top_level(located, source)
     servers = read_servers(located.data, source)
-    gateway = read_gateway(located.data.get("gateway", {}), source)
+    gateway = read_gateway(located.data.get("gateway", {}), servers, source)
     source.raise_problems()
     return Config(servers=servers, gateway=gateway, path=path, secrets=tuple(sorted(source.secrets)))
 

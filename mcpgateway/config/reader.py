@@ -10,6 +10,7 @@ import difflib
 import json
 import re
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -23,7 +24,9 @@ _T = TypeVar("_T", bound=msgspec.Struct)
 _variable = re.compile(r"\$(\$?)\{([^}]*)\}")
 _reference = re.compile(r"(?:env:)?([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
 _other_variable = re.compile(r"[A-Za-z]+(:[\w.-]+)?")
-_PRIVATE = frozenset({"url", "command", "args", "env", "cwd", "headers", "auth"})
+_PRIVATE = frozenset(
+    {"url", "command", "args", "env", "cwd", "headers", "auth", "credentials", "credentials_file", "oauth", "tls"}
+)
 """Keys under which people keep secrets, by intent or by mistake."""
 
 
@@ -40,6 +43,10 @@ class Source:
 
     def __repr__(self) -> str:
         return f"<Source {self._path!r} {len(self._problems)} problems>"
+
+    def beside(self, path: str) -> Path:
+        """Where the file lies that is named `path` here: a relative one begins at the configuration file's folder."""
+        return Path(self._path).parent / Path(path).expanduser()
 
     def problem(self, place: Place, text: str, line: int | None = None) -> None:
         """Note that something is wrong at `place`."""

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 import msgspec
+from msgspec import Meta
 
-from mcpgateway.config.headers import UNNEEDED, fault_in_forwarded, fault_in_name, fault_in_value
+from mcpgateway.config.credentials import checked_headers, read_credentials, read_oauth, refuse_for_command
+from mcpgateway.config.headers import fault_in_forwarded
 from mcpgateway.config.reader import Source, close_to, read_section
 from mcpgateway.config.slug import slug_of
 from mcpgateway.config.text import Place
-from mcpgateway.config.values import Seconds, ServerConfig, Sharing, Transport
+from mcpgateway.config.tls import read_tls
+from mcpgateway.config.values import (
+    CallerHeaders,
+    OAuthConfig,
+    Seconds,
+    ServerConfig,
+    SessionLoss,
+    Sharing,
+    TlsConfig,
+    Transport,
+)
 
 _TYPES: dict[str, Transport] = {
     "": "auto",
@@ -28,6 +40,7 @@ _THEIRS = frozenset(
     version""".split()
 )
 """What other programs keep in these entries; some of it looks much like a slip in one of our keys."""
+_READ_BY_HAND = ("credentials", "oauth", "tls")
 _MEANT = {"serverUrl": "url", "httpUrl": "url"}
 _url_text = re.compile(r"[!-~]+")
 
@@ -45,6 +58,19 @@ class _Entry(msgspec.Struct, frozen=True):
     forward_headers: tuple[str, ...] = ()
     enabled: bool = True
     disabled: bool = False
+    credentials_file: str = ""
+    credentials_required: bool = False
+    spares: Annotated[int, Meta(ge=0, le=1000)] = 1
+    conversation_key: str = ""
+    on_session_loss: SessionLoss = "renew"
+
+
+class _Shown(NamedTuple):
+    """What an upstream is shown, apart from its headers."""
+
+    credentials: tuple[CallerHeaders, ...] = ()
+    oauth: OAuthConfig | None = None
+    tls: TlsConfig | None = None
 
 
 def read_servers(data: dict[str, Any], source: Source) -> tuple[ServerConfig, ...]:
@@ -80,6 +106,9 @@ def _read_server(name: str, data: object, place: Place, source: Source) -> Serve
     if isinstance(data, dict) and not lenient:
         _check_where(entry, written, place, source)
     _note_secrets(entry, written, source)
+    _check_sharing(entry, written, place, source)
+    # What a disabled server names may not be there yet: files and environment are left alone.
+    shown = _Shown() if lenient else _read_shown(entry, written, place, source)
     return ServerConfig(
         name=name,
         slug=slug,
@@ -94,13 +123,55 @@ def _read_server(name: str, data: object, place: Place, source: Source) -> Serve
         timeout_seconds=entry.timeout_seconds,
         forward_headers=_forwarded(entry, place, source),
         enabled=entry.enabled and not entry.disabled,
+        credentials=shown.credentials,
+        credentials_file=str(source.beside(entry.credentials_file)) if entry.credentials_file else "",
+        credentials_required=entry.credentials_required,
+        oauth=shown.oauth,
+        tls=shown.tls,
+        spares=entry.spares,
+        conversation_key=_conversation_key(entry, place, source),
+        on_session_loss=entry.on_session_loss,
     )
+
+
+def _read_shown(entry: _Entry, written: dict[str, Any], place: Place, source: Source) -> _Shown:
+    if entry.command:
+        refuse_for_command(written, place, source)
+        return _Shown()
+    forwarded = {name.lower() for name in entry.forward_headers}
+    callers = read_credentials(written, entry.credentials_file, forwarded, place, source)
+    names = [*entry.headers, *(name for caller in callers for name, _ in caller.headers)]
+    return _Shown(
+        callers,
+        read_oauth(written, names, place, source),
+        read_tls(written["tls"], (*place, "tls"), source) if "tls" in written else None,
+    )
+
+
+def _check_sharing(entry: _Entry, written: dict[str, object], place: Place, source: Source) -> None:
+    if "spares" in written and entry.sessions != "single_use":
+        source.problem((*place, "spares"), 'has an effect only with "sessions": "single_use"; leave it out')
+
+
+def _conversation_key(entry: _Entry, place: Place, source: Source) -> str:
+    """The name under which a call says to which conversation it belongs, checked; a header's in lower case."""
+    kind, _, name = entry.conversation_key.partition(":")
+    place = (*place, "conversation_key")
+    if not entry.conversation_key:
+        return ""
+    if kind == "header":
+        if fault := fault_in_forwarded(name):
+            source.problem(place, f"{name!r}: {fault}")
+        return f"header:{name.lower()}"
+    if kind != "meta" or not name.isprintable() or not 0 < len(name) <= 200:
+        source.problem(place, "expected header: and a header's name, or meta: and a key of the request's _meta")
+    return entry.conversation_key
 
 
 def _check_keys(written: dict[str, object], place: Place, source: Source) -> None:
     """Keys of other programs are welcome; what looks like a slip in one of ours would be ignored in silence."""
     known = msgspec.structs.fields(_Entry)
-    names = [field.name for field in known]
+    names = [*(field.name for field in known), *_READ_BY_HAND]
     for key in written:
         if key not in names and key not in _THEIRS and (near := _MEANT.get(key) or close_to(key, names)):
             source.problem((*place, key), f"unknown key; did you mean {near!r}?")
@@ -164,18 +235,10 @@ def _transport(entry: _Entry, place: Place, source: Source) -> Transport:
 
 
 def _headers(entry: _Entry, place: Place, source: Source) -> tuple[tuple[str, str], ...]:
-    seen: dict[str, tuple[str, str]] = {}
-    for name, value in entry.headers.items():
-        if name.lower() in UNNEEDED:
-            continue
-        if fault := fault_in_name(name) or fault_in_value(value):
-            source.problem((*place, "headers", name), fault)
-        if name.lower() in seen:
-            source.problem((*place, "headers", name), "given twice; letter case makes no difference in header names")
-        seen[name.lower()] = (name, value.strip())
-    if seen and entry.command:
+    headers = checked_headers(entry.headers, (*place, "headers"), source)
+    if headers and entry.command:
         source.problem((*place, "headers"), "a command has no headers; hand it what it needs in env")
-    return tuple(seen.values())
+    return headers
 
 
 def _forwarded(entry: _Entry, place: Place, source: Source) -> tuple[str, ...]:
@@ -191,9 +254,7 @@ def _forwarded(entry: _Entry, place: Place, source: Source) -> tuple[str, ...]:
 
 
 def _note_secrets(entry: _Entry, written: dict[str, Any], source: Source) -> None:
-    """Header values are secret; what stands in env and url only where it came from outside the file, or in a query."""
-    for value in entry.headers.values():
-        source.secrets.update({value.strip(), value.strip().rpartition(" ")[2]})
+    """What stands in env and url is secret only where it came from outside the file, or in a query."""
     given = written.get("env")
     if isinstance(given, dict):
         source.secrets.update(value for key, value in entry.env.items() if value != given.get(key))

@@ -9,13 +9,63 @@ from msgspec import Meta
 
 Transport = Literal["auto", "streamablehttp", "sse", "stdio"]
 Sharing = Literal["auto", "bound", "principal", "shared", "single_use"]
+SessionLoss = Literal["renew", "end"]
+Grant = Literal["client_credentials", "token_exchange"]
+ClientAuth = Literal["client_secret_basic", "client_secret_post"]
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["auto", "text", "json"]
+
+ASYMMETRIC = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
+"""Signatures that only the issuer can make."""
+SYMMETRIC = ("HS256", "HS384", "HS512")
+"""Signatures that whoever checks them could make as well."""
 
 # The ceilings keep out what is certainly a slip (milliseconds, infinity), the floors what cannot work.
 Seconds = Annotated[float, Meta(ge=0.01, le=604_800)]
 SecondsFromZero = Annotated[float, Meta(ge=0, le=604_800)]
 Count = Annotated[int, Meta(ge=1, le=10_000_000)]
+
+
+class TlsConfig(msgspec.Struct, frozen=True):
+    """Whose certificates an upstream's connections trust, and the one they show. All paths are absolute or ''."""
+
+    ca: str = ""
+    cert: str = ""
+    key: str = ""
+    key_password: str = ""
+
+    def __repr__(self) -> str:
+        return f"<TlsConfig ca={self.ca!r} cert={self.cert!r}>"
+
+
+class OAuthConfig(msgspec.Struct, frozen=True):
+    """Where and as whom the gateway obtains tokens for an upstream."""
+
+    grant: Grant = "client_credentials"
+    token_url: str = ""
+    client_id: str = ""
+    client_secret: str = ""
+    scope: str = ""
+    resource: str | None = None
+    """None: the upstream's URL without its query; '': not sent."""
+    audience: str = ""
+    auth_method: ClientAuth = "client_secret_basic"
+    allow_http: bool = False
+    tls: TlsConfig | None = None
+
+    def __repr__(self) -> str:
+        return f"<OAuthConfig {self.grant} client_id={self.client_id!r}>"
+
+
+class CallerHeaders(msgspec.Struct, frozen=True):
+    """Headers that an upstream is sent for one principal, named by `subject`, or else for all of one `tenant`."""
+
+    headers: tuple[tuple[str, str], ...]
+    subject: str = ""
+    tenant: str = ""
+
+    def __repr__(self) -> str:
+        return f"<CallerHeaders {f'tenant:{self.tenant}' if self.tenant else self.subject!r} {len(self.headers)} headers>"
 
 
 class ServerConfig(msgspec.Struct, frozen=True):
@@ -36,6 +86,17 @@ class ServerConfig(msgspec.Struct, frozen=True):
     forward_headers: tuple[str, ...] = ()
     """In lower case."""
     enabled: bool = True
+    credentials: tuple[CallerHeaders, ...] = ()
+    """Those of `credentials_file` too."""
+    credentials_file: str = ""
+    """Absolute, or ''."""
+    credentials_required: bool = False
+    oauth: OAuthConfig | None = None
+    tls: TlsConfig | None = None
+    spares: Annotated[int, Meta(ge=0, le=1000)] = 1
+    conversation_key: str = ""
+    """`header:` and a name in lower case, or `meta:` and a key, or ''."""
+    on_session_loss: SessionLoss = "renew"
 
     def __repr__(self) -> str:
         return f"<ServerConfig {self.name!r} {self.type} sessions={self.sessions}{'' if self.enabled else ' disabled'}>"
@@ -53,10 +114,44 @@ class TokenConfig(msgspec.Struct, frozen=True):
         return f"<TokenConfig {self.name!r} tenant={self.tenant!r}>"
 
 
+class JwtConfig(msgspec.Struct, frozen=True):
+    """One issuer whose tokens are let in. Its keys are fetched from `jwks_url` or came out of `key_file`, never both."""
+
+    issuer: str = ""
+    audience: tuple[str, ...] = ()
+    jwks_url: str = ""
+    key_file: str = ""
+    keys: bytes = b""
+    """What stands in `key_file`."""
+    algorithms: tuple[str, ...] = ASYMMETRIC
+    leeway_seconds: Annotated[float, Meta(ge=0, le=300)] = 30.0
+    subject_claim: str = "sub"
+    tenant_claim: str = ""
+    groups_claim: str = ""
+
+    def __repr__(self) -> str:
+        return f"<JwtConfig {self.issuer!r}>"
+
+
 class AuthConfig(msgspec.Struct, frozen=True):
     """Who may call."""
 
     tokens: tuple[TokenConfig, ...] = ()
+    jwt: tuple[JwtConfig, ...] = ()
+
+
+class AccessRule(msgspec.Struct, frozen=True):
+    """Whoever fits all of `issuers`, `principals`, `tenants` and `groups` that are not empty may use what the rest names."""
+
+    servers: tuple[str, ...]
+    """Slugs of servers."""
+    tools: tuple[str, ...] = ("*",)
+    resources: tuple[str, ...] = ("*",)
+    prompts: tuple[str, ...] = ("*",)
+    issuers: tuple[str, ...] = ()
+    principals: tuple[str, ...] = ()
+    tenants: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
 
 
 class PoolConfig(msgspec.Struct, frozen=True):
@@ -95,6 +190,8 @@ class GatewayConfig(msgspec.Struct, frozen=True):
     """What holds for the gateway as a whole."""
 
     auth: AuthConfig | None = None
+    access: tuple[AccessRule, ...] | None = None
+    """None: every authenticated caller may use everything."""
     session_pool: PoolConfig = PoolConfig()
     limits: LimitsConfig = LimitsConfig()
     logs: LogsConfig = LogsConfig()

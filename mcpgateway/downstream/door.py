@@ -26,14 +26,15 @@ class Door:
     """
 
     def __init__(self, tokens: Tokens | None, *, local: bool, hosts: Iterable[str] = (), origins: Iterable[str] = ()) -> None:
-        self._tokens = tokens
+        self.tokens = tokens
+        """Changed as a whole when the configuration changes."""
         self._local = local
         self._hosts = frozenset(host.lower() for host in hosts)
         self._origins = frozenset(origin.lower().rstrip("/") for origin in origins)
         self._passed: set[bytes] = set()
 
     def __repr__(self) -> str:
-        return f"<Door {'with' if self._tokens else 'without'} authentication>"
+        return f"<Door {'with' if self.tokens else 'without'} authentication>"
 
     def check_origin(self, headers: dict[bytes, bytes]) -> None:
         """Raises Forbidden for a Host that is not ours, or an Origin that may not call."""
@@ -57,17 +58,20 @@ class Door:
     def _allowed(self, origin: str, host: str) -> bool:
         if origin.rstrip("/") in self._origins:
             return True
-        parts = urlsplit(origin)
+        try:
+            parts = urlsplit(origin)
+        except ValueError:  # no URL, as in "http://["
+            return False
         if self._local and parts.scheme in ("http", "https") and parts.hostname in LOOPBACK:
             return True
         return bool(self._hosts) and parts.netloc == host
 
     def principal(self, headers: dict[bytes, bytes]) -> Principal:
         """Who calls. Raises Unauthenticated."""
-        if self._tokens is None:
+        if self.tokens is None:
             return ANONYMOUS
         scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
-        principal = self._tokens.principal_of(token.strip()) if scheme.lower() == b"bearer" and token else None
+        principal = self.tokens.principal_of(token.strip()) if scheme.lower() == b"bearer" and token else None
         if principal is None:
             raise Unauthenticated("a valid bearer token is needed: send Authorization: Bearer <token>")
         return principal

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from urllib.parse import quote
+from contextlib import suppress
 
 from mcpgateway.downstream.door import Door
 from mcpgateway.downstream.event_stream import Receive, Scope, Send
 from mcpgateway.downstream.pages import Pages
-from mcpgateway.downstream.problems import problem_of
+from mcpgateway.downstream.problems import problem_of, unexpected
 from mcpgateway.downstream.reply import JSON, respond
 from mcpgateway.downstream.streamable_http import Headers, StreamableHTTP
 from mcpgateway.errors import Draining, GatewayError, NotFound, TooLarge, Unauthenticated
@@ -18,6 +18,9 @@ from mcpgateway.services.views import View
 _log = logging.getLogger("mcpgateway.http")
 
 CLOSE = (b"connection", b"close")
+
+DISCARDED_BYTES = 64 * 1024 * 1024
+"""How much of a body that is too large is read to its end."""
 
 
 class ClientLeft(Exception):
@@ -41,7 +44,8 @@ class Endpoint:
         self._door = door
         self._edge = edge
         self._pages = pages
-        self._views = views
+        self.views = views
+        """By path. Changed as a whole when the configuration changes."""
         self._body_bytes = body_bytes
         self._count_refusal = count_refusal
         self._start = start
@@ -49,7 +53,7 @@ class Endpoint:
         self.draining = False
 
     def __repr__(self) -> str:
-        return f"<Endpoint with {len(self._views)} paths{' draining' if self.draining else ''}>"
+        return f"<Endpoint with {len(self.views)} paths{' draining' if self.draining else ''}>"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -61,7 +65,7 @@ class Endpoint:
         headers: Headers = dict(scope["headers"])
         try:
             self._door.check_origin(headers)
-            view = self._views.get(scope["path"])
+            view = self.views.get(scope["path"])
             if view is None:
                 await self._page(scope, headers, send)
             else:
@@ -70,6 +74,13 @@ class Endpoint:
             await self._refuse(error, send)
         except ClientLeft:
             _log.debug("a client left before its request was complete")
+        except Exception:
+            request_id = self._edge.request_id(headers)
+            _log.exception("request %s failed unexpectedly", request_id)
+            problem = unexpected(request_id, None)
+            # An answer that has begun cannot be taken back: the server then breaks it off.
+            with suppress(RuntimeError):
+                await respond(send, problem.status, problem.body, (JSON, CLOSE))
 
     async def _page(self, scope: Scope, headers: Headers, send: Send) -> None:
         page = self._pages.find(scope["path"])
@@ -99,20 +110,22 @@ class Endpoint:
             await respond(send, 405, b"", ((b"allow", b"POST, GET, DELETE"),))
 
     async def _body(self, headers: Headers, receive: Receive) -> bytes:
-        """The whole body. Raises TooLarge as soon as it is."""
+        """The whole body. Raises TooLarge, ClientLeft."""
         declared = headers.get(b"content-length", b"")
-        if declared.isdigit() and int(declared) > self._body_bytes:
+        if declared.isdigit() and (len(declared) > 18 or int(declared) > self._body_bytes):
+            if b"expect" not in headers:
+                await _discard(receive)
             raise self._too_large()
         message = await receive()
         body: bytes = message.get("body", b"")
-        while message.get("more_body"):
+        while message.get("more_body") and len(body) <= self._body_bytes:
             message = await receive()
             body += message.get("body", b"")
-            if len(body) > self._body_bytes:
-                raise self._too_large()
         if message["type"] == "http.disconnect":
             raise ClientLeft
         if len(body) > self._body_bytes:
+            if message.get("more_body"):
+                await _discard(receive)
             raise self._too_large()
         return body
 
@@ -143,16 +156,10 @@ class Endpoint:
                 return
 
 
-def paths_of(view_of_all: View) -> dict[str, View]:
-    """Each path at which MCP is served, and what is behind it. A server is found by its slug and by its name as configured."""
-    paths = {"/mcp": view_of_all}
-    for slug, upstream in view_of_all.upstreams.items():
-        view = View({slug: upstream}, single=True)
-        paths[f"/servers/{slug}/mcp"] = view
-        paths.setdefault(f"/servers/{upstream.name}/mcp", view)
-    return paths
-
-
-def url_path_of(slug: str) -> str:
-    """The path of one server's own endpoint, as it is written into a URL."""
-    return f"/servers/{quote(slug)}/mcp"
+async def _discard(receive: Receive) -> None:
+    """Read the rest of a body, within reason: who is still sending would meet a broken connection instead of the answer."""
+    left = DISCARDED_BYTES
+    while left > 0 and (message := await receive()).get("more_body"):
+        left -= len(message.get("body", b""))
+    if left > 0 and message["type"] == "http.disconnect":
+        raise ClientLeft

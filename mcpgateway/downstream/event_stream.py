@@ -17,6 +17,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 KEEPALIVE_SECONDS = 15.0
 QUEUED_EVENTS = 1000
+QUEUED_BYTES = 8 * 1024 * 1024
 
 HEADERS = [
     (b"content-type", b"text/event-stream"),
@@ -28,7 +29,8 @@ HEADERS = [
 class EventStream:
     """One response of server-sent events, written by a task of its own, so that nobody waits for a slow reader.
 
-    A reader who is `QUEUED_EVENTS` behind loses what comes after; one who stops reading is cut off by the HTTP protocol.
+    A reader who is `QUEUED_EVENTS` or `QUEUED_BYTES` behind loses what comes after, except answers and questions; one who
+    stops reading is cut off by the HTTP protocol.
     """
 
     def __init__(self, send: Send, sweep: Sweep, headers: list[tuple[bytes, bytes]] | None = None) -> None:
@@ -36,6 +38,7 @@ class EventStream:
         self._sweep = sweep
         self._headers = HEADERS + (headers or [])
         self._queue: deque[bytes] = deque()
+        self._queued_bytes = 0
         self._more = asyncio.Event()
         self._ending = False
         self._task: asyncio.Task[None] | None = None
@@ -51,11 +54,17 @@ class EventStream:
         self._again()
 
     def put(self, data: bytes) -> None:
-        """Send a message. Never blocks."""
-        if len(self._queue) >= QUEUED_EVENTS:
+        """Send a message that may be lost on a reader who is too far behind. Never blocks."""
+        if len(self._queue) >= QUEUED_EVENTS or self._queued_bytes >= QUEUED_BYTES:
             self.dropped += 1
             return
-        self._queue.append(sse.encode(data))
+        self.put_surely(data)
+
+    def put_surely(self, data: bytes) -> None:
+        """Send a message that somebody waits for. Never blocks."""
+        event = sse.encode(data)
+        self._queued_bytes += len(event)
+        self._queue.append(event)
         self._more.set()
 
     def _again(self) -> None:
@@ -95,6 +104,7 @@ class EventStream:
             if self._queue:
                 body = b"".join(self._queue)
                 self._queue.clear()
+                self._queued_bytes = 0
                 await self._send({"type": "http.response.body", "body": body, "more_body": True})
             elif self._ending:
                 await self._send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from mcpgateway.runtime import Sweep
+
+LINGER_SECONDS = 2.0
+"""How long a refused client may take to read why."""
 
 STATUS_LINES = {
     400: b"HTTP/1.1 400 Bad Request\r\n",
@@ -25,6 +29,9 @@ class Guard:
         self.read_seconds = read_seconds
         self.stalled_seconds = stalled_seconds
 
+    def __repr__(self) -> str:
+        return f"<Guard {self.header_bytes} header bytes, {self.read_seconds:g} s to send, {self.stalled_seconds:g} s to read>"
+
 
 class GuardedProtocol(HttpToolsProtocol):
     """A connection whose requests must arrive within `read_seconds` and whose answers must be taken.
@@ -36,9 +43,15 @@ class GuardedProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._guard = guard
         self._in_head = True
-        self._head_bytes = 0
+        self._bodiless = 0
+        """Bytes since the request began, or since its last byte of body: head, chunk extensions, trailers."""
+        self._refused = False
+        self._running: RequestResponseCycle | None = None
         self._stalled: _Stalled | None = None
         self.deadline = 0.0
+
+    def __repr__(self) -> str:
+        return f"<GuardedProtocol {self.client}{' refused' if self._refused else ''}>"
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -47,52 +60,106 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._guard.sweep.forget(self)
         self.resume_writing()
+        self.pipeline.clear()
+        # uvicorn tells the newest request; the one that is being answered may be an earlier one.
+        self._tell_disconnected(self._running)
         super().connection_lost(exc)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    @staticmethod
+    def _tell_disconnected(cycle: RequestResponseCycle | None) -> None:
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()
 
     def _expect_request(self) -> None:
         self.deadline = self._guard.sweep.now() + self._guard.read_seconds
         self._guard.sweep.watch(self)
 
     def expire(self) -> None:
-        """The request did not arrive in time."""
-        if self.transport.is_closing():
+        """The request did not arrive in time, or who was refused has had time enough to read it."""
+        if self._refused:
+            self.transport.abort()
+        elif self.transport.is_closing():
             return
-        if self._in_head and self._head_bytes == 0:
+        elif self._answers_earlier():
+            self._expect_request()  # what is not read yet, because an earlier request is being answered, is not late
+        elif self._in_head and self._bodiless == 0:
             self.transport.close()
-        elif self.cycle is None or self.cycle.response_complete or self._in_head:
+        elif self._in_head or not self.cycle.response_started:
             self._refuse(408, b"the request did not arrive in time\n")
         else:
             self.transport.abort()
 
+    def _answers_earlier(self) -> bool:
+        running = self._running
+        return running is not None and not running.response_complete and (self._in_head or running is not self.cycle)
+
     def data_received(self, data: bytes) -> None:
-        if self._in_head:
-            self._head_bytes += len(data)
+        if self._refused:
+            return
+        self._bodiless += len(data)
         super().data_received(data)
-        if self._in_head and self._head_bytes > self._guard.header_bytes and not self.transport.is_closing():
+        if self._bodiless > self._guard.header_bytes:
             self._refuse(431, b"the request's headers are too large\n")
+
+    def send_400_response(self, msg: str) -> None:
+        """What came is not HTTP."""
+        self._refuse(400, msg.encode() + b"\n")
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """A client offered another protocol, as some do with each request. It was answered as if it had not."""
+        self.parser = httptools.HttpRequestParser(self)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._expect_request()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # Trailers are no headers: they come when the request has been let in already.
+        if self._in_head:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         self._in_head = False
-        if sum(len(name) + len(value) for name, value in self.headers) > self._guard.header_bytes:
+        # A head that came at once: four bytes more for each header are its punctuation.
+        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > self._guard.header_bytes:
             self._refuse(431, b"the request's headers are too large\n")
-            return
-        super().on_headers_complete()
+        else:
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._bodiless = 0
+        if not self._refused:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._guard.sweep.forget(self)
+        self._bodiless = 0
         self._in_head = True
-        self._head_bytes = 0
-        super().on_message_complete()
+        if not self._refused:
+            self._guard.sweep.forget(self)
+            super().on_message_complete()
 
     def _refuse(self, status: int, text: bytes) -> None:
-        self._guard.sweep.forget(self)
+        """Answer and end the connection. It is not closed at once: what still comes in would reset it, answer unread."""
+        if self._refused or self.transport.is_closing():
+            return
+        self._refused = True
+        if self._running is not None and self._running.response_started and not self._running.response_complete:
+            self.transport.abort()  # the refusal would read like a part of that response
+            return
+        self._tell_disconnected(self._running)
         head = STATUS_LINES[status] + b"content-type: text/plain\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(text)
         self.transport.write(head + text)
-        self.transport.close()
+        if not self.transport.can_write_eof():
+            self.transport.close()
+            return
+        self.transport.write_eof()
+        self.deadline = self._guard.sweep.now() + LINGER_SECONDS
+        self._guard.sweep.watch(self)
 
     def pause_writing(self) -> None:
         super().pause_writing()

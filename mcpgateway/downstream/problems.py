@@ -53,6 +53,13 @@ def problem_of(error: GatewayError, id: jsonrpc.Id | None) -> Problem:
     return Problem(status, jsonrpc.error(id, rpc_error(error).error), headers)
 
 
+def unexpected(request_id: str, id: jsonrpc.Id | None) -> Problem:
+    """What a client is told of a fault of ours: enough to find it in the log, and nothing of what is in the log."""
+    text = f"internal error; the gateway's log has it under request {request_id}"
+    error = RpcError.of(INTERNAL, text, {"kind": "InternalError", "requestId": request_id})
+    return Problem(200 if id is not None else 500, jsonrpc.error(id, error.error))
+
+
 def rpc_error(error: GatewayError) -> RpcError:
     """The JSON-RPC error for one of ours; an upstream's own passes as it came."""
     if isinstance(error, RpcError):

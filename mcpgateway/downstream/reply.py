@@ -36,6 +36,7 @@ class Reply:
         self._sweep = sweep
         self._stream: EventStream | None = None
         self._leaving: asyncio.Task[None] | None = None
+        self._left = False
         self._questions: set[asyncio.Future[bytes]] = set()
         self.deadline = sweep.now() + KEEPALIVE_SECONDS
         sweep.watch(self)
@@ -59,7 +60,9 @@ class Reply:
 
     async def ask(self, method: str, params: bytes) -> bytes:
         """Ask the client on this call's own stream. A client that has gone away answers nothing: then it is refused."""
-        put = self._streaming().put
+        if self._left:
+            raise _gone()
+        put = self._streaming().put_surely
         if self._leaving is None:
             self._leaving = runtime.spawn(self._watch_leaving(), "watch a client that is asked")
         return await self._session.ask_on(put, method, params, self._questions)
@@ -67,9 +70,10 @@ class Reply:
     async def _watch_leaving(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
+        self._left = True
         for question in self._questions:
             if not question.done():
-                question.set_exception(RpcError.of(-32603, "the client went away before it answered"))
+                question.set_exception(_gone())
 
     async def finish(
         self, status: int, bodies: Sequence[bytes], headers: Sequence[tuple[bytes, bytes]] = (), *, batch: bool = False
@@ -81,10 +85,12 @@ class Reply:
             await respond(self._send, status, body, (JSON, *headers))
             return
         for body in bodies:
-            self._stream.put(body)
+            self._stream.put_surely(body)
         self._stream.end()
-        await self._stream.ended()
-        await runtime.end_task(self._leaving)
+        try:
+            await self._stream.ended()
+        finally:
+            await self.abandon()
 
     async def abandon(self) -> None:
         """Nothing more will be said."""
@@ -92,3 +98,7 @@ class Reply:
         if self._stream is not None:
             await self._stream.cut()
         await runtime.end_task(self._leaving)
+
+
+def _gone() -> RpcError:
+    return RpcError.of(-32603, "the client went away before it answered")

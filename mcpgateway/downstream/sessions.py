@@ -27,11 +27,12 @@ REAP_SECONDS = 5.0
 class ClientSession(Conversation):
     """A conversation over HTTP: its calls in flight, the questions it was asked, and the stream it listens on."""
 
+    principal: Principal
+
     def __init__(
         self, principal: Principal, view: View, version: str, capabilities: bytes, client_info: bytes, sweep: Sweep
     ) -> None:
-        super().__init__(secrets.token_hex(16), principal.id, version, capabilities, client_info)
-        self.principal = principal
+        super().__init__(secrets.token_hex(16), principal, version, capabilities, client_info)
         self.view = view
         self.last_used_at = 0.0
         self.in_flight: dict[jsonrpc.Id, asyncio.Task[object]] = {}
@@ -39,6 +40,7 @@ class ClientSession(Conversation):
         self.stream: EventStream | None = None
         self._sweep = sweep
         self._unheard: deque[bytes] = deque(maxlen=UNHEARD)
+        self._unsaid: set[str] = set()
         self._questions: dict[str, asyncio.Future[bytes]] = {}
         self._numbers = itertools.count(1)
         self._changes = _Changes(self)
@@ -63,8 +65,12 @@ class ClientSession(Conversation):
         self._changes.add(kind, self._sweep)
 
     def say_changed(self, kinds: set[str]) -> None:
+        if self.stream is None:
+            # Not among the messages that wait: those are limited in number, and a flag must not be lost.
+            self._unsaid |= kinds
+            return
         for kind in sorted(kinds):
-            self.push(f"notifications/{kind}/list_changed", b"{}")
+            self.stream.put_surely(jsonrpc.notification(f"notifications/{kind}/list_changed", b"{}"))
 
     def attach(self, stream: EventStream) -> EventStream | None:
         """Listen on `stream`. The one that was listened on before, to be ended: a client that comes again lost it."""
@@ -72,6 +78,8 @@ class ClientSession(Conversation):
         self.listening = True
         while self._unheard:
             stream.put(self._unheard.popleft())
+        unsaid, self._unsaid = self._unsaid, set()
+        self.say_changed(unsaid)
         return before
 
     def detach(self, stream: EventStream) -> bool:
@@ -86,7 +94,7 @@ class ClientSession(Conversation):
         """Ask outside any call, on the stream that the client listens on."""
         if self.stream is None:
             raise cannot_ask(method)
-        return await self.ask_on(self.stream.put, method, params, set())
+        return await self.ask_on(self.stream.put_surely, method, params, set())
 
     async def ask_on(
         self, put: Callable[[bytes], None], method: str, params: bytes, open_questions: set[asyncio.Future[bytes]]
@@ -133,6 +141,16 @@ class ClientSession(Conversation):
         if task is not None and id not in self.cancelled:
             self.cancelled.add(id)
             task.cancel()
+
+    def close(self) -> None:
+        """Nothing goes on here: calls are cancelled, questions fail, the stream ends."""
+        for id in list(self.in_flight):
+            self.cancel(id)
+        for question in self._questions.values():
+            if not question.done():
+                question.set_exception(RpcError.of(-32603, "the client's session ended before it answered"))
+        if self.stream is not None:
+            self.stream.end()
 
 
 class _Changes:
@@ -203,9 +221,14 @@ class Sessions:
         session = self._sessions.get(id)
         if session is None or session.user != user or session.view is not view:
             raise UnknownSession
-        session.last_used_at = self._sweep.now()
-        self._sessions.move_to_end(id)
+        self.touch(session)
         return session
+
+    def touch(self, session: ClientSession) -> None:
+        """The session is in use now, or was until now: its idle time begins anew."""
+        if session.id in self._sessions:
+            session.last_used_at = self._sweep.now()
+            self._sessions.move_to_end(session.id)
 
     def end(self, session: ClientSession) -> None:
         """End a session: its calls are cancelled, its stream is closed, what belongs to it upstream is given up."""
@@ -214,10 +237,7 @@ class Sessions:
         self._per_user[session.user] -= 1
         if not self._per_user[session.user]:
             del self._per_user[session.user]
-        for id in list(session.in_flight):
-            session.cancel(id)
-        if session.stream is not None:
-            session.stream.end()
+        session.close()
         self._on_end(session)
 
     def expire(self) -> None:

@@ -13,7 +13,7 @@ from mcpgateway import runtime
 from mcpgateway.auth.principals import Principal
 from mcpgateway.downstream.dispatch import Dispatch
 from mcpgateway.downstream.event_stream import EventStream, Receive, Scope, Send
-from mcpgateway.downstream.problems import CANCELLED, problem_of
+from mcpgateway.downstream.problems import CANCELLED, Problem, problem_of, unexpected
 from mcpgateway.downstream.reply import JSON, Reply, respond
 from mcpgateway.downstream.sessions import ClientSession, Sessions
 from mcpgateway.errors import (
@@ -36,6 +36,9 @@ from mcpgateway.services.views import View
 _log = logging.getLogger("mcpgateway.calls")
 
 Headers = dict[bytes, bytes]
+
+MAX_BATCH = 1000
+"""Messages in a batch: each of its requests runs in a task."""
 
 
 class StreamableHTTP:
@@ -72,21 +75,36 @@ class StreamableHTTP:
         if body[:1] == b"[" or body.lstrip()[:1] == b"[":
             await self._batch(scope, headers, body, principal, view, receive, send)
             return
-        if jsonrpc.too_deep(body, self._json_depth):
-            raise InvalidRequest(f"the body is nested more than {self._json_depth} levels deep (gateway.limits.json_depth)")
-        message = jsonrpc.decode(body)
+        message = self._decode(body)
+        self._check_depth(body)
         if message.method == "initialize" and message.is_request:
             await self._initialize(scope, message, principal, view, send)
             return
-        _check_version(headers, message)
+        _check_version(headers, message.method)
         session = self._session(headers, principal, view)
         if message.is_request:
+            id = _id_of(message, session)
             reply = Reply(session, send, receive, self._sweep)
-            status, answer, extra = await self._answer(scope, headers, message, session, reply)
-            await reply.finish(status, [answer], extra)
+            try:
+                problem = await self._answer(scope, headers, message, id, session, reply)
+                await reply.finish(problem.status, [problem.body], problem.headers)
+            except BaseException:
+                await reply.abandon()
+                raise
             return
         self._take(message, session)
         await respond(send, 202, b"", ())
+
+    def _decode(self, body: bytes) -> jsonrpc.Message:
+        message = jsonrpc.decode(body)
+        if message.jsonrpc != "2.0":
+            raise InvalidRequest('not a JSON-RPC message: "jsonrpc" must be "2.0"')
+        return message
+
+    def _check_depth(self, body: bytes) -> None:
+        """`body` was decoded before, so that this looks at JSON alone: what is none can take it very long."""
+        if jsonrpc.too_deep(body, self._json_depth):
+            raise InvalidRequest(f"the body is nested more than {self._json_depth} levels deep (gateway.limits.json_depth)")
 
     def _session(self, headers: Headers, principal: Principal, view: View) -> ClientSession:
         id = headers.get(b"mcp-session-id")
@@ -95,38 +113,43 @@ class StreamableHTTP:
         return self._sessions.get(id.decode("latin-1"), principal.id, view)
 
     async def _answer(
-        self, scope: Scope, headers: Headers, message: jsonrpc.Message, session: ClientSession, reply: Reply
-    ) -> tuple[int, bytes, tuple[tuple[bytes, bytes], ...]]:
-        """Status, body and further headers of the answer to one request."""
-        id = message.id
-        if not isinstance(id, int | str) or not isinstance(message.method, str):
-            raise InvalidRequest("a request's id must be a string or an integer, and its method a string")
-        if id in session.in_flight:
-            raise InvalidRequest(f"a request with the id {str(id)[:100]!r} is in flight in this session already")
+        self,
+        scope: Scope,
+        headers: Headers,
+        message: jsonrpc.Message,
+        id: jsonrpc.Id,
+        session: ClientSession,
+        reply: Reply,
+    ) -> Problem:
+        """The answer to one request, whatever becomes of it."""
         params = message.params if isinstance(message.params, dict) else jsonrpc.NO_PARAMS
-        call = Call(message.method, params, client=session, client_headers=scope["headers"])
-        call.request_id = self._request_id(headers)
+        method = str(message.method)
+        call = Call(method, params, client=session, client_headers=scope["headers"], request_id=self.request_id(headers))
         session.in_flight[id] = task = _current_task()
         try:
-            result = await self._dispatch.handler(message.method)(session.view, session, call, reply)
-            return 200, jsonrpc.result(id, result), ()
+            result = await self._dispatch.handler(method)(session.view, session, call, reply)
+            return Problem(200, jsonrpc.result(id, result))
         except GatewayError as error:
             problem = problem_of(error, id)
             if not isinstance(error, RpcError):
-                _log.info("%s %s failed: %s", call.request_id, message.method[:100], error)
+                _log.info("%s %s failed: %s", call.request_id, method[:100], error)
             return problem
+        except Exception:
+            _log.exception("%s %s failed unexpectedly", call.request_id, method[:100])
+            return unexpected(call.request_id, id)
         except asyncio.CancelledError:
             if id not in session.cancelled or task.uncancel():
-                await reply.abandon()
                 raise
-            return 200, jsonrpc.error(id, RpcError.of(CANCELLED, "Request cancelled").error), ()
+            return Problem(200, jsonrpc.error(id, RpcError.of(CANCELLED, "Request cancelled").error))
         finally:
             del session.in_flight[id]
             session.cancelled.discard(id)
+            self._sessions.touch(session)
 
-    def _request_id(self, headers: Headers) -> str:
+    def request_id(self, headers: Headers) -> str:
+        """The name under which a request is logged: the client's own, if it is one that a log can hold."""
         given = headers.get(b"x-request-id")
-        if given is not None and len(given) <= 128 and given.isascii():
+        if given is not None and 0 < len(given) <= 128 and given.isascii() and given.decode().isprintable():
             return given.decode()
         return f"{self._boot}-{next(self._numbers):x}"
 
@@ -138,7 +161,7 @@ class StreamableHTTP:
             raise InvalidRequest("neither a request, nor a notification, nor a response: no method, result or error")
         elif message.method == "notifications/cancelled":
             params = message.params if isinstance(message.params, dict) else {}
-            id = msgspec.json.decode(params.get("requestId", b"null"))
+            id = _decoded(params.get("requestId"))
             if isinstance(id, int | str):
                 session.cancel(id)
         elif message.method == "notifications/roots/list_changed":
@@ -146,43 +169,55 @@ class StreamableHTTP:
 
     async def _initialize(self, scope: Scope, message: jsonrpc.Message, principal: Principal, view: View, send: Send) -> None:
         """Begin a session."""
-        params = message.params if isinstance(message.params, dict) else {}
+        id = message.id
+        if not isinstance(id, int | str):
+            raise InvalidRequest("a request's id must be a string or an integer")
+        try:
+            params = message.params if isinstance(message.params, dict) else {}
+            session = self._new_session(params, principal, view)
+            call = Call("initialize", params, client=session, client_headers=scope["headers"])
+            result = await self._begin(view, session, call)
+        except GatewayError as error:
+            problem = problem_of(error, id)
+            await respond(send, problem.status, problem.body, (JSON, *problem.headers))
+            return
+        self._announcer.conversations.add(session)
+        await respond(send, 200, jsonrpc.result(id, result), (JSON, (b"mcp-session-id", session.id.encode())))
+
+    def _new_session(self, params: jsonrpc.Params, principal: Principal, view: View) -> ClientSession:
+        """A session as the client describes itself. Raises InvalidParams."""
         version = revisions.negotiate(jsonrpc.string_of(params, "protocolVersion"))
         capabilities = bytes(params.get("capabilities", b"{}"))
         info = bytes(params.get("clientInfo", b"{}"))
         jsonrpc.object_of(capabilities)
         jsonrpc.object_of(info)
-        session = ClientSession(principal, view, version, capabilities, info, self._sweep)
-        id = message.id
-        if not isinstance(id, int | str):
-            raise InvalidRequest("a request's id must be a string or an integer")
-        call = Call("initialize", params, client=session, client_headers=scope["headers"])
+        return ClientSession(principal, view, version, capabilities, info, self._sweep)
+
+    async def _begin(self, view: View, session: ClientSession, call: Call) -> bytes:
+        """The result of `initialize`; from then on the session is known. If that fails, nothing of it is left upstream."""
         try:
             result = await self._handshake.initialize(view, session, call)
-        except GatewayError as error:
-            self._forward.end(session)
-            problem = problem_of(error, id)
-            await respond(send, problem.status, problem.body, (JSON, *problem.headers))
-            return
+            self._sessions.add(session)
         except BaseException:
             self._forward.end(session)
             raise
-        self._sessions.add(session)
-        self._announcer.conversations.add(session)
-        await respond(send, 200, jsonrpc.result(id, result), (JSON, (b"mcp-session-id", session.id.encode())))
+        return result
 
     async def _batch(
         self, scope: Scope, headers: Headers, body: bytes, principal: Principal, view: View, receive: Receive, send: Send
     ) -> None:
         """Several messages at once: 2025-03-26 alone has that. They run concurrently."""
+        items = jsonrpc.decode_batch(body)
+        _check_version(headers, "")
         session = self._session(headers, principal, view)
         if not revisions.has_batches(session.version):
             raise InvalidRequest(f"revision {session.version} has no batches: send one message per request")
-        if jsonrpc.too_deep(body, self._json_depth):
-            raise InvalidRequest(f"the body is nested more than {self._json_depth} levels deep (gateway.limits.json_depth)")
-        messages = [jsonrpc.decode(item) for item in jsonrpc.decode_batch(body)]
-        if not messages or any(message.method == "initialize" for message in messages):
-            raise InvalidRequest("a batch must hold messages, and no initialize")
+        self._check_depth(body)
+        if not 0 < len(items) <= MAX_BATCH:
+            raise InvalidRequest(f"a batch must hold 1 to {MAX_BATCH} messages")
+        messages = [self._decode(item) for item in items]
+        if any(message.method == "initialize" for message in messages):
+            raise InvalidRequest("a batch must not hold initialize")
         requests = [message for message in messages if message.is_request]
         for message in messages:
             if not message.is_request:
@@ -191,21 +226,26 @@ class StreamableHTTP:
             await respond(send, 202, b"", ())
             return
         reply = Reply(session, send, receive, self._sweep)
-        answers = await asyncio.gather(
-            *(
-                runtime.spawn(self._answer_one(scope, headers, message, session, reply), "one of a batch")
-                for message in requests
+        try:
+            answers = await asyncio.gather(
+                *(
+                    runtime.spawn(self._answer_one(scope, headers, message, session, reply), "one of a batch")
+                    for message in requests
+                )
             )
-        )
-        await reply.finish(200, answers, batch=True)
+            await reply.finish(200, answers, batch=True)
+        except BaseException:
+            await reply.abandon()
+            raise
 
     async def _answer_one(
         self, scope: Scope, headers: Headers, message: jsonrpc.Message, session: ClientSession, reply: Reply
     ) -> bytes:
         try:
-            return (await self._answer(scope, headers, message, session, reply))[1]
-        except GatewayError as error:
+            id = _id_of(message, session)
+        except InvalidRequest as error:
             return problem_of(error, message.id if isinstance(message.id, int | str) else None).body
+        return (await self._answer(scope, headers, message, id, session, reply)).body
 
     async def get(self, headers: Headers, principal: Principal, view: View, receive: Receive, send: Send) -> None:
         """The stream of what is said outside calls, until the client leaves or the session ends."""
@@ -226,6 +266,7 @@ class StreamableHTTP:
             leaving.cancel()
             if session.detach(stream):
                 self._forward.stop_listening(session)
+                self._sessions.touch(session)
 
     async def delete(self, headers: Headers, principal: Principal, view: View, send: Send) -> None:
         """The client ends its session."""
@@ -242,6 +283,23 @@ async def _left(receive: Receive, stream: EventStream) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     await stream.cut()
+
+
+def _id_of(message: jsonrpc.Message, session: ClientSession) -> jsonrpc.Id:
+    """The id of a request that may begin now. Raises InvalidRequest."""
+    if not isinstance(message.id, int | str):
+        raise InvalidRequest("a request's id must be a string or an integer")
+    if message.id in session.in_flight:
+        raise InvalidRequest(f"a request with the id {str(message.id)[:100]!r} is in flight in this session already")
+    return message.id
+
+
+def _decoded(raw: msgspec.Raw | None) -> object:
+    """The value of something that may be anything; None for what cannot be read."""
+    try:
+        return msgspec.json.decode(raw) if raw is not None else None
+    except (msgspec.DecodeError, RecursionError):
+        return None
 
 
 def _current_task() -> asyncio.Task[object]:
@@ -263,10 +321,10 @@ def _accepts(headers: Headers, kind: bytes) -> bool:
     return kind in accept or b"*/*" in accept or kind.partition(b"/")[0] + b"/*" in accept
 
 
-def _check_version(headers: Headers, message: jsonrpc.Message) -> None:
+def _check_version(headers: Headers, method: object) -> None:
     """Refuse a revision that is not spoken here; a modern client falls back to initialize on this answer."""
     version = headers.get(b"mcp-protocol-version", b"").decode("latin-1")
-    if message.method == "server/discover" and version in ("", *revisions.LEGACY):
+    if method == "server/discover" and version in ("", *revisions.LEGACY):
         raise MethodNotFound("Method not found: server/discover; this server speaks revisions that begin with initialize")
     if version and version not in revisions.LEGACY:
         data = {"supported": list(revisions.LEGACY), "requested": version[:100]}

@@ -58,8 +58,8 @@ class Announcer:
             if conversation.sees(upstream.slug):
                 conversation.lists_changed(capability)
 
-    def joined(self, upstream: Upstream) -> None:
-        """An upstream came, or came back: whoever listed without it lists again."""
+    def came_or_went(self, upstream: Upstream) -> None:
+        """An upstream came, came back or leaves: whoever sees it lists again."""
         for conversation in self.conversations:
             if conversation.sees(upstream.slug):
                 for capability in LIST_CHANGES.values():

@@ -228,6 +228,11 @@ class Catalog:
             key = (upstream, binding.identity, conversation.capabilities_print, conversation.id)
             _mark_stale(self._entries.setdefault(key, Entry()), capability)
 
+    def drop(self, upstream: str) -> None:
+        """The upstream is gone, or is another one now: nothing that is known of it holds."""
+        for key in [key for key in self._entries if key[0] == upstream]:
+            del self._entries[key]
+
     def forget(self, conversation: Conversation) -> None:
         """The conversation is over: lists of its own go."""
         for upstream, binding in conversation.bindings.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mcpgateway.auth.principals import Principal
 from mcpgateway.errors import RpcError
 from mcpgateway.pool.identity import fingerprint
 from mcpgateway.protocol.call import cannot_ask
@@ -14,9 +15,18 @@ GATEWAY_USER = "gateway"
 class Conversation:
     """See `protocol.call.Client`. Each edge has a kind of its own, which knows how to reach its client."""
 
-    def __init__(self, id: str, user: str, version: str, capabilities: bytes = b"{}", client_info: bytes = b"{}") -> None:
+    def __init__(
+        self,
+        id: str,
+        principal: Principal | None,
+        version: str,
+        capabilities: bytes = b"{}",
+        client_info: bytes = b"{}",
+    ) -> None:
         self.id = id
-        self.user = user
+        self.principal = principal
+        """Who calls; None for the gateway itself."""
+        self.user = principal.id if principal is not None else GATEWAY_USER
         self.version = version
         self.capabilities = capabilities
         self.client_info = client_info
@@ -50,7 +60,7 @@ class Conversation:
 
 def gateway_conversation(version: str) -> Conversation:
     """The conversation of what the gateway asks for itself: health and lists."""
-    return Conversation("", GATEWAY_USER, version)
+    return Conversation("", None, version)
 
 
 def refusal_of(error: Exception) -> RpcError:

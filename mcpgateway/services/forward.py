@@ -86,7 +86,7 @@ class Forward:
         call.headers = credential.lines
         call.timeout_seconds = upstream.timeout_seconds
         binding = conversation.bindings.get(upstream.slug)
-        if binding is None or binding.identity != credential.identity or binding.policy != upstream.policy:
+        if binding is None or not binding.serves(upstream, credential.identity):
             binding = self._bind(upstream, conversation, credential)
         if upstream.breaker.is_open:
             self._pass_breaker(upstream)
@@ -152,7 +152,7 @@ class Forward:
             capabilities=conversation.capabilities_print,
         )
         opening = _Opening(self, upstream, conversation, credential)
-        binding = Binding(credential.identity, policy, Want(key, self._terms_of(policy), opening))
+        binding = Binding(upstream, credential.identity, Want(key, self._terms_of(policy), opening))
         opening.binding = binding
         conversation.bindings[upstream.slug] = binding
         if old is not None and old.own and old.want.key != key:

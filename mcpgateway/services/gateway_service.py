@@ -36,7 +36,7 @@ MakeForward = Callable[[SessionPool], Forward]
 
 
 class GatewayService:
-    """The upstreams by slug, each with a task that watches it."""
+    """The upstreams by slug, each with a task that watches it. Upstreams may come and go while it runs."""
 
     def __init__(
         self,
@@ -48,12 +48,12 @@ class GatewayService:
         check_seconds: float,
     ) -> None:
         self.upstreams = upstreams
+        self._forward = forward
+        self._make_forward = make_forward
         self._catalog = catalog
-        self._watches = [
-            _Watch(upstream, forward, make_forward(KeptSession(upstream.breaker)), catalog, announcer, check_seconds)
-            for upstream in upstreams.values()
-        ]
-        self._tasks: list[asyncio.Task[None]] = []
+        self._announcer = announcer
+        self._check_seconds = check_seconds
+        self._watches: dict[str, tuple[_Watch, asyncio.Task[None]]] = {}
         self.news = asyncio.Event()
         """Set whenever a state changes; whoever waits for it clears it."""
 
@@ -62,9 +62,21 @@ class GatewayService:
 
     def start(self) -> None:
         """Begin to watch. Returns at once: an upstream that is down stops nobody."""
-        for watch in self._watches:
-            watch.on_change = self.news.set
-            self._tasks.append(runtime.spawn(watch.run(), f"watch {watch.upstream.name}"))
+        for upstream in self.upstreams.values():
+            self.watch(upstream)
+
+    def watch(self, upstream: Upstream) -> None:
+        """Begin to watch one upstream."""
+        direct = self._make_forward(KeptSession(upstream.breaker))
+        watch = _Watch(upstream, self._forward, direct, self._catalog, self._announcer, self._check_seconds)
+        watch.on_change = self.news.set
+        self._watches[upstream.slug] = watch, runtime.spawn(watch.run(), f"watch {upstream.name}")
+
+    async def unwatch(self, slug: str) -> None:
+        """End the watching of one upstream, and the session that was kept for it."""
+        watch, task = self._watches.pop(slug)
+        await runtime.end_task(task)
+        await watch.close()
 
     def reports(self) -> list[UpstreamReport]:
         """What is known of each upstream now."""
@@ -76,10 +88,8 @@ class GatewayService:
         return all(upstream.state is not State.CONNECTING for upstream in self.upstreams.values())
 
     async def stop(self) -> None:
-        """End the watching, and the sessions that were opened for it."""
-        for task in self._tasks:
-            await runtime.end_task(task)
-        await asyncio.gather(*(watch.close() for watch in self._watches))
+        """End all watching."""
+        await asyncio.gather(*(self.unwatch(slug) for slug in list(self._watches)))
 
 
 class _Watch:
@@ -148,7 +158,7 @@ class _Watch:
                 self._catalog.changed(self.upstream.slug, capability)
         await self._list()
         if renewed:
-            self._announcer.joined(self.upstream)
+            self._announcer.came_or_went(self.upstream)
 
     async def _list(self) -> None:
         """Fill the catalogue."""
@@ -183,4 +193,6 @@ class _Watch:
         self.on_change()
 
     async def close(self) -> None:
+        """Close the sessions that were the watch's alone."""
+        self._pooled.end(self._conversation)
         await self._direct.close()

@@ -35,3 +35,27 @@ class View:
         if parts is None or upstream is None:
             raise InvalidParams(f"Unknown {what}: {name[:200]}")
         return upstream, parts[1]
+
+
+class Views:
+    """The view of all upstreams, and one for each. They stay the same objects while upstreams come and go behind them."""
+
+    def __init__(self, upstreams: dict[str, Upstream]) -> None:
+        self._all = View(upstreams, single=False)
+        self._single: dict[str, View] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """The upstreams have changed."""
+        for slug in self._single.keys() - self._all.upstreams.keys():
+            del self._single[slug]
+        for slug, upstream in self._all.upstreams.items():
+            self._single.setdefault(slug, View({}, single=True)).upstreams[slug] = upstream
+
+    def paths(self) -> dict[str, View]:
+        """Each path at which MCP is served, and what is behind it. A server is found by its slug and by its name."""
+        paths = {"/mcp": self._all}
+        for slug, view in self._single.items():
+            paths[f"/servers/{slug}/mcp"] = view
+            paths.setdefault(f"/servers/{view.only.name}/mcp", view)
+        return paths

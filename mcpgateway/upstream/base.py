@@ -122,7 +122,8 @@ class UpstreamSession(Protocol):
 def outgoing(call: Call, id: int) -> tuple[bytes, Raw | None]:
     """The request's bytes under the session's own id, and the client's progress token if it gave one.
 
-    Ids and progress tokens are unique per session, so both are replaced by the session's own (specification, basic/utilities/progress).
+    Ids and progress tokens are unique per session, so both are replaced by the session's own (specification,
+    basic/utilities/progress).
     """
     token = call.progress_token()
     if token is None:

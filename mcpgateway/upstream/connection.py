@@ -7,6 +7,7 @@ ordinary exchange costs one future; deadlines are met by the sweep.
 from __future__ import annotations
 
 import asyncio
+import math
 import select
 import ssl
 from collections import deque
@@ -24,6 +25,8 @@ BUFFERED_CHUNKS_BYTES = 1024 * 1024
 IDLE_SECONDS = 4.0
 """How long a connection is kept for reuse. Common servers close theirs after 5 s: closing first loses no request to that race."""
 IDLE_CONNECTIONS = 64
+LAST_BYTES_SECONDS = 1.0
+"""How long a stream of which nothing more is wanted may take to end, before it costs its connection."""
 EVENT_STREAM = b"text/event-stream"
 
 
@@ -35,6 +38,7 @@ class Exchange:
         "_body",
         "_buffered",
         "_connection",
+        "_discarding",
         "_ended",
         "_error",
         "_more",
@@ -56,6 +60,7 @@ class Exchange:
         self._sweep = sweep
         self._body: deque[bytes] = deque()
         self._buffered = 0
+        self._discarding = False
         self._ended = False
         self._error: UpstreamError | None = None
         self._more: asyncio.Future[None] | None = None
@@ -76,19 +81,27 @@ class Exchange:
     def head(self, status: int, headers: dict[bytes, bytes]) -> None:
         self.status = status
         self.headers = headers
+        if status < 300 and headers.get(b"content-encoding", b"identity").lower() != b"identity":
+            raise BadAnswer(
+                self._name, f"its answer is compressed ({_shown(headers[b'content-encoding'])}), which nobody asked for"
+            )
+        self.deadline = self._sweep.now() + self.timeout_seconds
         if headers.get(b"content-type", b"")[:17].lower() == EVENT_STREAM:
             self.streaming = True
-            self.deadline = self._sweep.now() + self.timeout_seconds
             if not self.future.done():
                 self.future.set_result(self)
 
     def data(self, chunk: bytes) -> None:
+        if self._discarding:
+            return
         self._body.append(chunk)
         self._buffered += len(chunk)
+        self.deadline = self._sweep.now() + self.timeout_seconds
         if self.streaming:
-            self.deadline = self._sweep.now() + self.timeout_seconds
-            if self._buffered > BUFFERED_CHUNKS_BYTES and self._connection is not None:
+            if self._paused and self._connection is not None:
                 self._connection.pause()
+                # The reader is slow, not the upstream: silence counts from when it is heard again.
+                self.deadline = math.inf
             self._wake()
         elif self._buffered > MAX_BODY_BYTES:
             raise BadAnswer(self._name, f"its answer is larger than {MAX_BODY_BYTES} bytes")
@@ -99,7 +112,7 @@ class Exchange:
         self._sweep.forget(self)
         connection, self._connection = self._connection, None
         if self.streaming:
-            if connection is not None and self._buffered > BUFFERED_CHUNKS_BYTES:
+            if connection is not None and self._paused:
                 connection.resume()
             self._wake()
             return
@@ -109,6 +122,9 @@ class Exchange:
             self.future.set_result(self)
 
     def failed(self, error: UpstreamError) -> None:
+        """It broke. The first error stands: what follows from giving up says less."""
+        if self._ended:
+            return
         self._error = error
         self._ended = True
         self._connection = None
@@ -120,6 +136,10 @@ class Exchange:
     def _wake(self) -> None:
         if self._more is not None and not self._more.done():
             self._more.set_result(None)
+
+    @property
+    def _paused(self) -> bool:
+        return self._buffered > BUFFERED_CHUNKS_BYTES
 
     # Called by the sweep.
 
@@ -146,7 +166,8 @@ class Exchange:
                 self._more = None
         piece = self._body.popleft() if len(self._body) == 1 else b"".join(self._body)
         self._body.clear()
-        if self._buffered > BUFFERED_CHUNKS_BYTES and self._connection is not None:
+        if self._paused and self._connection is not None:
+            self.deadline = self._sweep.now() + self.timeout_seconds
             self._connection.resume()
         self._buffered = 0
         return piece
@@ -154,13 +175,27 @@ class Exchange:
     def set_timeout(self, timeout_seconds: float) -> None:
         """Set the longest silence, from now on."""
         self.timeout_seconds = timeout_seconds
-        self.deadline = self._sweep.now() + timeout_seconds
+        if not self._paused and not self._discarding:
+            self.deadline = self._sweep.now() + timeout_seconds
+
+    def release(self) -> None:
+        """Let a stream come to its end unheard. If it soon does, its connection is kept."""
+        if self._ended or self._connection is None:
+            self.close()
+            return
+        self._discarding = True
+        self._body.clear()
+        if self._paused:
+            self._connection.resume()
+        self._buffered = 0
+        self.deadline = self._sweep.now() + LAST_BYTES_SECONDS
 
     def close(self) -> None:
         """Give up what is left. A stream that has not ended takes its connection with it."""
         self._sweep.forget(self)
         connection, self._connection = self._connection, None
         if connection is not None and not self._ended:
+            self._ended = True
             connection.abort()
 
 
@@ -200,13 +235,12 @@ class Connection(asyncio.Protocol):
 
     def send(self, data: list[bytes], exchange: Exchange) -> None:
         """Begin an exchange. Only on an idle connection."""
+        if self._transport is None:
+            exchange.failed(ConnectFailed(self._origin.name, "the connection broke before the request was sent"))
+            return
         self._exchange = exchange
         self._head_bytes = 0
         self._in_head = True
-        self._headers = {}
-        if self._transport is None:
-            exchange.failed(ConnectionLost(self._origin.name, "the connection broke before the request was sent"))
-            return
         self._transport.writelines(data)
 
     def pause(self) -> None:
@@ -226,14 +260,14 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
+        self._origin.made(self)
 
     def data_received(self, data: bytes) -> None:
         if self._exchange is None:
             # A response that nobody asked for: what follows could be taken for the next request's answer.
             self.abort()
             return
-        if self._in_head:
-            self._head_bytes += len(data)
+        self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -243,7 +277,8 @@ class Connection(asyncio.Protocol):
             self._fail(
                 cause if isinstance(cause, UpstreamError) else BadAnswer(self._origin.name, f"its answer is not HTTP: {error}")
             )
-        if self._in_head and self._head_bytes > MAX_HEAD_BYTES and self._exchange is not None:
+        # The parser has no limit of its own, neither for headers nor for what may follow a chunked body.
+        if self._head_bytes > MAX_HEAD_BYTES and self._exchange is not None:
             self._fail(BadAnswer(self._origin.name, f"the headers of its answer are larger than {MAX_HEAD_BYTES} bytes"))
 
     def eof_received(self) -> bool:
@@ -268,23 +303,35 @@ class Connection(asyncio.Protocol):
 
     # httptools
 
+    def on_message_begin(self) -> None:
+        if self._exchange is None:
+            # Bytes after the response, of one that nobody asked for: they must not become the next request's answer.
+            self.abort()
+        self._headers = {}
+
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers[name.lower()] = value
+        # Trailers, which come after the body, are not looked at: they could replace what the head said.
+        if self._in_head:
+            self._headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
         self._interim = status < 200
         if self._interim:
-            self._headers = {}
             return
         self._in_head = False
         headers = self._headers
-        self._until_eof = b"content-length" not in headers and b"transfer-encoding" not in headers and status not in (204, 304)
+        self._until_eof = (
+            b"content-length" not in headers
+            and b"chunked" not in headers.get(b"transfer-encoding", b"").lower()
+            and status not in (204, 304)
+        )
         if self._exchange is not None:
             self._exchange.keep_alive = self._parser.should_keep_alive() and not self._until_eof
             self._exchange.head(status, headers)
 
     def on_body(self, body: bytes) -> None:
+        self._head_bytes = 0
         if self._exchange is not None:
             self._exchange.data(body)
 
@@ -329,10 +376,17 @@ class Origin:
             b"Host: " + parts.netloc.rpartition("@")[2].encode("idna" if not parts.netloc.isascii() else "ascii") + b"\r\n"
         )
         self._idle: list[Connection] = []
+        self._reaping = False
+        self.deadline = 0.0
         self._all: set[Connection] = set()
 
     def __repr__(self) -> str:
         return f"<Origin {self.name} {len(self._all)} connections, {len(self._idle)} idle>"
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._all)
 
     async def send(self, method: bytes, path: bytes, headers: HeaderBlock, body: bytes, timeout_seconds: float) -> Exchange:
         """Send a request; see `HttpClient.send`."""
@@ -371,16 +425,33 @@ class Origin:
         except OSError as error:
             reason = error.strerror or str(error) or type(error).__name__
             raise ConnectFailed(self.name, f"cannot connect to {self._host}:{self._port}: {reason}; is it running?") from error
-        self._all.add(connection)
         return connection
+
+    def made(self, connection: Connection) -> None:
+        """A connection was made."""
+        self._all.add(connection)
 
     def keep(self, connection: Connection) -> None:
         """A connection came free."""
-        connection.idle_since = self._sweep.now()
-        if len(self._idle) < IDLE_CONNECTIONS:
-            self._idle.append(connection)
-        else:
+        if len(self._idle) >= IDLE_CONNECTIONS:
             connection.abort()
+            return
+        connection.idle_since = now = self._sweep.now()
+        self._idle.append(connection)
+        if not self._reaping:
+            self._reaping = True
+            self.deadline = now + IDLE_SECONDS
+            self._sweep.watch(self)
+
+    def expire(self) -> None:
+        """Close what has been idle for too long, traffic or none. The sweep calls this."""
+        now = self._sweep.now()
+        while self._idle and now - self._idle[0].idle_since >= IDLE_SECONDS:
+            self._idle.pop(0).abort()
+        self._reaping = bool(self._idle)
+        if self._reaping:
+            self.deadline = self._idle[0].idle_since + IDLE_SECONDS
+            self._sweep.watch(self)
 
     def forget(self, connection: Connection) -> None:
         self._all.discard(connection)
@@ -389,6 +460,13 @@ class Origin:
 
     async def aclose(self) -> None:
         """Close every connection; exchanges under way are lost."""
+        self._sweep.forget(self)
+        self._reaping = False
         for connection in list(self._all):
             connection.abort()
         self._idle.clear()
+
+
+def _shown(value: bytes) -> str:
+    """A header's value as it may stand in an error."""
+    return value[:40].decode("latin-1")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import msgspec
 from msgspec import Raw
 
-from mcpgateway.errors import AuthRefused, HttpRefused, Incompatible
+from mcpgateway.errors import BadAnswer, GatewayError, HttpRefused, Incompatible
 from mcpgateway.protocol import jsonrpc, revisions
 from mcpgateway.protocol.call import HeaderBlock
-from mcpgateway.upstream.base import GATEWAY_INFO, Target, decode_message
-from mcpgateway.upstream.http import HttpClient
-from mcpgateway.upstream.streamable_http import POST_HEADERS
+from mcpgateway.upstream.base import GATEWAY_INFO, Target
+from mcpgateway.upstream.http import HttpClient, path_of
+from mcpgateway.upstream.streamable_http import POST_HEADERS, first_response
 
 NOT_STREAMABLE = frozenset({400, 404, 405, 406, 415})
 """Statuses with which a server of 2024-11-05 answers a POST of initialize to its stream's URL."""
@@ -21,13 +21,18 @@ def may_be_sse(error: Exception) -> bool:
     return isinstance(error, HttpRefused) and error.status in NOT_STREAMABLE
 
 
+def may_have_changed(error: Exception) -> bool:
+    """Whether the refusal contradicts what was found out earlier, so that it is to be found out again."""
+    return isinstance(error, HttpRefused) and (error.status in NOT_STREAMABLE or error.status == 200)
+
+
 async def explain_refusal(target: Target, http: HttpClient, headers: HeaderBlock, error: Exception) -> Exception:
     """The better error for a server that takes neither handshake: Incompatible where it speaks only modern revisions.
 
     `server/discover` is the probe, for it has no side effects. Any answer that is not modern leaves `error` as it is.
     """
-    if isinstance(error, AuthRefused):
-        return error
+    if not isinstance(error, HttpRefused | BadAnswer):
+        return error  # nothing was said about revisions: it is down, or wants another credential
     modern = revisions.MODERN[-1]
     meta = {
         "io.modelcontextprotocol/protocolVersion": modern,
@@ -36,12 +41,10 @@ async def explain_refusal(target: Target, http: HttpClient, headers: HeaderBlock
     }
     body = jsonrpc.request_raw(0, "server/discover", msgspec.json.encode({"_meta": meta}))
     lines = POST_HEADERS + b"MCP-Protocol-Version: %b\r\nMcp-Method: server/discover\r\n" % modern.encode() + headers
-    path = target.url.partition("://")[2].partition("/")[2]
     try:
-        response = await http.send(b"POST", b"/" + path.encode("ascii", "ignore"), lines, body, target.open_timeout_seconds)
-        response.close()
-        versions = _versions(target.name, response.body)
-    except Exception:
+        response = await http.send(b"POST", path_of(target.url), lines, body, target.open_timeout_seconds)
+        versions = _versions(await first_response(target.name, response))
+    except (GatewayError, msgspec.DecodeError):
         return error
     if versions and not set(versions) & set(revisions.LEGACY):
         spoken = ", ".join(version[:20] for version in versions)
@@ -49,9 +52,8 @@ async def explain_refusal(target: Target, http: HttpClient, headers: HeaderBlock
     return error
 
 
-def _versions(upstream: str, body: bytes) -> list[str]:
+def _versions(message: jsonrpc.Message) -> list[str]:
     """The revisions that an answer to server/discover names: in its result, or in the data of error -32022."""
-    message = decode_message(upstream, body)
     fields = jsonrpc.object_of(message.result if isinstance(message.result, Raw) else message.error or b"{}")
     versions = fields.get("supportedVersions")
     if versions is None and "data" in fields:

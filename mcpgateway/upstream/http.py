@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Protocol
+from urllib.parse import quote, urlsplit
 
 from mcpgateway.protocol.call import HeaderBlock
 
@@ -23,6 +24,9 @@ class Response(Protocol):
     def set_timeout(self, timeout_seconds: float) -> None:
         """Set the longest silence of a stream, from now on; infinity for none."""
 
+    def release(self) -> None:
+        """Nothing more is wanted of the stream, and it is expected to end: its connection is kept if it soon does."""
+
     def close(self) -> None:
         """Give up what is left of the stream. Idempotent."""
 
@@ -38,3 +42,10 @@ class HttpClient(Protocol):
         """
 
     async def aclose(self) -> None: ...
+
+
+def path_of(url: str) -> bytes:
+    """What stands in the request line: path and query, with all escaped that may not stand there."""
+    parts = urlsplit(url)
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return quote(target, safe="!$%&'()*+,/:;=?@[]~-._").encode("ascii")

@@ -16,7 +16,7 @@ from mcpgateway.protocol.call import Call, HeaderBlock, NoChannel
 from mcpgateway.runtime import Sweep
 from mcpgateway.upstream.base import GATEWAY_INFO, Hello, Target, UpstreamSession
 from mcpgateway.upstream.connection import Origin
-from mcpgateway.upstream.era import explain_refusal, may_be_sse
+from mcpgateway.upstream.era import explain_refusal, may_be_sse, may_have_changed
 from mcpgateway.upstream.foreign import ForeignClient
 from mcpgateway.upstream.http import HttpClient
 from mcpgateway.upstream.sse import open_sse
@@ -28,10 +28,14 @@ Context = AbstractAsyncContextManager[Any, Any]
 
 
 class Opener:
-    """Opens sessions. Keeps one HTTP client per upstream, one TLS context for all, and what each URL was found to speak."""
+    """Opens sessions. Keeps one HTTP client per upstream, one TLS context for all, and what each URL was found to speak.
 
-    def __init__(self, sweep: Sweep) -> None:
+    `make_tls` makes that context, once, when it is first needed.
+    """
+
+    def __init__(self, sweep: Sweep, make_tls: Callable[[], ssl.SSLContext] = ssl.create_default_context) -> None:
         self._sweep = sweep
+        self._make_tls = make_tls
         self._clients: dict[tuple[str, str], HttpClient] = {}
         self._found: dict[str, TransportType] = {}
         self._tls: ssl.SSLContext | None = None
@@ -53,7 +57,7 @@ class Opener:
             return None
         if self._tls is None:
             # Building a context takes tens of milliseconds and most of a megabyte: all upstreams share this one.
-            self._tls = ssl.create_default_context()
+            self._tls = self._make_tls()
         return self._tls
 
     async def open(self, target: Target, hello: Hello, headers: HeaderBlock) -> UpstreamSession:
@@ -69,11 +73,17 @@ class Opener:
             return await open_stdio(target, hello, sweep=self._sweep)
         http = self.http(target.name, target.url)
         transport = self.transport_of(target)
-        if transport == TransportType.SSE:
-            return await open_sse(target, http, hello, headers, sweep=self._sweep)
-        if transport == TransportType.STREAMABLE_HTTP:
+        if transport == "auto":
+            return await self._find_out(target, http, hello, headers)
+        try:
+            if transport == TransportType.SSE:
+                return await open_sse(target, http, hello, headers, sweep=self._sweep)
             return await open_streamable_http(target, http, hello, headers)
-        return await self._find_out(target, http, hello, headers)
+        except UpstreamError as error:
+            if target.transport == "auto" and may_have_changed(error):
+                del self._found[target.url]
+                return await self._find_out(target, http, hello, headers)
+            raise await explain_refusal(target, http, headers, error) from error
 
     def transport_of(self, target: Target) -> str:
         """The target's transport: as configured, else as found out earlier, else 'auto'."""
@@ -164,7 +174,11 @@ def render(headers: Mapping[str, str]) -> HeaderBlock:
     for name, value in headers.items():
         if "\r" in value or "\n" in value or "\r" in name or "\n" in name:
             raise GatewayError(f"the value of header {name!r} holds a line break")
-    return b"".join(f"{name}: {value}\r\n".encode("latin-1") for name, value in headers.items())
+    try:
+        return b"".join(f"{name}: {value}\r\n".encode("latin-1") for name, value in headers.items())
+    except UnicodeEncodeError:
+        # From nothing: the error that was caught holds the value, which may be a credential.
+        raise GatewayError("a header holds a character that HTTP cannot carry") from None
 
 
 class _Nobody:

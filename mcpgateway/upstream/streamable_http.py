@@ -7,13 +7,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 from urllib.parse import urljoin, urlsplit
 
+import msgspec
 from msgspec import Raw
 
 from mcpgateway import runtime
-from mcpgateway.errors import AuthRefused, BadAnswer, ConnectionLost, HttpRefused, RpcError, SessionLost, UpstreamError
+from mcpgateway.errors import (
+    BadAnswer,
+    ConnectionLost,
+    GatewayError,
+    HttpRefused,
+    RpcError,
+    UpstreamError,
+    UpstreamTimeout,
+)
 from mcpgateway.protocol import jsonrpc, revisions, sse
 from mcpgateway.protocol.call import Call, Channel, HeaderBlock
 from mcpgateway.upstream.base import (
@@ -28,16 +40,22 @@ from mcpgateway.upstream.base import (
     outgoing,
     with_token,
 )
-from mcpgateway.upstream.http import HttpClient, Response
+from mcpgateway.upstream.http import HttpClient, Response, path_of
+from mcpgateway.upstream.refusal import refusal
 
 _log = logging.getLogger("mcpgateway.upstream")
 
 POST_HEADERS = b"Accept: application/json, text/event-stream\r\nContent-Type: application/json\r\n"
 GET_HEADERS = b"Accept: text/event-stream\r\n"
-LOST = re.compile(r"session|not initialized", re.IGNORECASE)
+SHORTEST_LISTEN_PAUSE_SECONDS = 0.1
 LISTEN_PAUSE_SECONDS = 1.0
 LONGEST_LISTEN_PAUSE_SECONDS = 30.0
+CANCEL_SECONDS = 5.0
 CLOSE_SECONDS = 3.0
+MAX_QUESTIONS = 100
+"""Questions that may be open on one stream; each holds a task and, downstream, a client's attention."""
+MAX_EVENT_ID_BYTES = 1024
+T = TypeVar("T")
 
 
 class StreamableHTTPSession:
@@ -76,9 +94,13 @@ class StreamableHTTPSession:
             if response.streaming and response.status == 200:
                 return await _Answer(self, id, token, call, channel).read(response)
         except asyncio.CancelledError:
-            runtime.spawn(self._cancel(id, call.headers), f"cancel a call of {self.upstream}")
+            self._give_up(id, call.headers, b"the client cancelled")
+            raise
+        except UpstreamTimeout:
+            self._give_up(id, call.headers, b"no sign of life in time")
             raise
         if response.status != 200:
+            response.close()
             raise refusal(self.upstream, response, named=self.stateful)
         message = decode_message(self.upstream, response.body)
         if message.id != id and not (message.id is None and isinstance(message.error, Raw)):
@@ -89,17 +111,25 @@ class StreamableHTTPSession:
         """Send a notification; see `UpstreamSession.notify`."""
         await self.post(jsonrpc.notification(method, params), headers)
 
-    async def post(self, body: bytes, headers: HeaderBlock) -> None:
-        """Send a message that has no answer."""
-        response = await self._http.send(b"POST", self._path, self._post_headers + headers, body, self._timeout_seconds)
-        if response.streaming:
-            response.close()
+    async def post(self, body: bytes, headers: HeaderBlock, timeout_seconds: float | None = None) -> None:
+        """Send a message that has no answer. Raises UpstreamError."""
+        timeout_seconds = timeout_seconds or self._timeout_seconds
+        response = await self._http.send(b"POST", self._path, self._post_headers + headers, body, timeout_seconds)
+        response.close()
         if response.status >= 300:
-            raise refusal(self.upstream, response, named=self.stateful)
+            error = refusal(self.upstream, response, named=self.stateful)
+            if isinstance(error, RpcError):
+                raise HttpRefused(self.upstream, f"it refused a message: {error}", status=response.status) from error
+            raise error
 
-    async def _cancel(self, id: int, headers: HeaderBlock) -> None:
+    def _give_up(self, id: int, headers: HeaderBlock, reason: bytes) -> None:
+        """Tell the server that nobody waits for the answer any more. The session stays as it is."""
+        runtime.spawn(self._cancel(id, headers, reason), f"cancel a call of {self.upstream}")
+
+    async def _cancel(self, id: int, headers: HeaderBlock, reason: bytes) -> None:
+        params = b'{"requestId":%d,"reason":"%b"}' % (id, reason)
         try:
-            await self.notify("notifications/cancelled", b'{"requestId":%d,"reason":"the client cancelled"}' % id, headers)
+            await self.post(jsonrpc.notification("notifications/cancelled", params), headers, CANCEL_SECONDS)
         except UpstreamError as error:
             _log.info("cancelling upstream: %s", error)
 
@@ -130,10 +160,64 @@ class StreamableHTTPSession:
         if self.stateful:
             try:
                 response = await self._http.send(b"DELETE", self._path, self._named + self.own_headers, b"", CLOSE_SECONDS)
-                if response.streaming:
-                    response.close()
+                response.close()
             except UpstreamError as error:
                 _log.debug("ending a session: %s", error)
+
+
+class _Questions:
+    """What the server asks on one stream, each question answered by a task of its own.
+
+    `when_none` is called when the last one is over.
+    """
+
+    def __init__(self, session: StreamableHTTPSession, headers: HeaderBlock, when_none: Callable[[], None]) -> None:
+        self._session = session
+        self._headers = headers
+        self._when_none = when_none
+        self._tasks: dict[object, asyncio.Task[None]] = {}
+
+    def __repr__(self) -> str:
+        return f"<_Questions of {self._session.upstream}, {len(self._tasks)} open>"
+
+    def put(self, message: jsonrpc.Message, ask: Ask | None) -> None:
+        """Ask, and post the answer. Raises BadAnswer where the server asks too much."""
+        if len(self._tasks) >= MAX_QUESTIONS or message.id in self._tasks:
+            raise BadAnswer(self._session.upstream, "it asks one question twice, or too many at once")
+        task = runtime.spawn(self._answer(message, ask), f"question of {self._session.upstream}")
+        self._tasks[message.id] = task
+        task.add_done_callback(lambda done: self._over(message.id))
+
+    async def _answer(self, message: jsonrpc.Message, ask: Ask | None) -> None:
+        try:
+            await self._session.post(await answer_question(message, ask), self._headers)
+        except UpstreamError as error:
+            _log.info("answering a question: %s", error)
+
+    def _over(self, id: object) -> None:
+        del self._tasks[id]
+        if not self._tasks:
+            self._when_none()
+
+    def withdraw(self, message: jsonrpc.Message) -> None:
+        """The server cancelled a question of its own."""
+        try:
+            id = msgspec.json.decode(params_of(message).get("requestId", b"null"))
+        except (msgspec.DecodeError, RecursionError):
+            return
+        task = self._tasks.get(id) if isinstance(id, int | str) else None
+        if task is not None:
+            task.cancel()
+
+    def end(self) -> None:
+        """Withdraw them all."""
+        self._when_none = _nothing
+        for task in tuple(self._tasks.values()):
+            task.cancel()
+
+
+def _nothing() -> None:
+    return
 
 
 class _Answer:
@@ -145,65 +229,76 @@ class _Answer:
         self._token = token
         self._call = call
         self._channel = channel
-        self._questions: set[asyncio.Task[None]] = set()
+        self._questions: _Questions | None = None
 
     async def read(self, response: Response) -> bytes:
         """The raw result. The stream's end before the response is a loss: whether the request ran is not known."""
         upstream = self._session.upstream
-        decoder = sse.Decoder()
         try:
-            while chunk := await response.chunk():
-                for event in decoder.feed(chunk):
-                    if event.data:
-                        message = decode_message(upstream, event.data)
-                        if message.is_response:
-                            if message.id == self._id:
-                                return answer_of(upstream, message)
-                        else:
-                            self._take(message, response)
-        except sse.EventTooLarge as error:
-            raise BadAnswer(upstream, str(error)) from error
-        finally:
+            message = await first_of(upstream, response, lambda event: self._heard(event, response))
+        except BaseException:
             response.close()
-            for question in self._questions:
-                question.cancel()
-        raise ConnectionLost(upstream, "it ended the stream before its answer; the request may have run")
-
-    def _take(self, message: jsonrpc.Message, response: Response) -> None:
-        if message.is_request:
-            task = runtime.spawn(self._ask(message, response), f"question of {self._session.upstream}")
-            self._questions.add(task)
-            task.add_done_callback(self._questions.discard)
-            return
-        tell(self._session, message, self._id, self._token, self._channel)
-
-    async def _ask(self, message: jsonrpc.Message, response: Response) -> None:
-        # A person may have to answer: the upstream's silence meanwhile is ours, not its.
-        response.set_timeout(float("inf"))
-        try:
-            answer = await answer_question(message, self._channel.ask)
+            raise
         finally:
-            if len(self._questions) <= 1:
-                response.set_timeout(self._call.timeout_seconds)
-        try:
-            await self._session.post(answer, self._call.headers)
-        except UpstreamError as error:
-            _log.info("answering a question: %s", error)
+            if self._questions is not None:
+                self._questions.end()
+        if message is None:
+            raise ConnectionLost(upstream, "it ended the stream before its answer; the request may have run")
+        response.release()
+        return answer_of(upstream, message)
+
+    def _heard(self, event: sse.Event, response: Response) -> jsonrpc.Message | None:
+        """The response, if this is it."""
+        if not event.data:
+            return None
+        message = decode_message(self._session.upstream, event.data)
+        if message.is_request:
+            self._ask(message, response)
+        elif message.is_notification:
+            self._told(message)
+        elif message.id == self._id or (message.id is None and isinstance(message.error, Raw)):
+            return message
+        return None
+
+    def _ask(self, message: jsonrpc.Message, response: Response) -> None:
+        if self._questions is None:
+            heard_again = partial(response.set_timeout, self._call.timeout_seconds)
+            self._questions = _Questions(self._session, self._call.headers, heard_again)
+        # A person may have to answer: the upstream's silence meanwhile is ours, not its.
+        response.set_timeout(math.inf)
+        self._questions.put(message, self._channel.ask)
+
+    def _told(self, message: jsonrpc.Message) -> None:
+        if message.method != "notifications/cancelled":
+            tell(self._session, message, self._id, self._token, self._channel)
+        elif self._questions is not None:
+            self._questions.withdraw(message)
 
 
 def tell(session: StreamableHTTPSession, message: jsonrpc.Message, id: int, token: Raw | None, channel: Channel) -> None:
     """Pass on a notification that came on a call's own stream. Progress gets the client's token back."""
-    method = message.method if isinstance(message.method, str) else ""
-    params = message.params if isinstance(message.params, dict) else {}
-    if method == "notifications/progress":
+    params = params_of(message)
+    if message.method == "notifications/progress":
         if token is not None and bytes(params.get("progressToken", b"")) == b"%d" % id:
-            channel.notify(method, with_token(params, token))
-        return
-    raw = bytes(jsonrpc.raw(params))
-    if method in CALL_NOTIFICATIONS or session.listener is None:
-        channel.notify(method, raw)
+            channel.notify("notifications/progress", with_token(params, token))
+    elif message.method in CALL_NOTIFICATIONS or session.listener is None:
+        channel.notify(str(message.method), bytes(jsonrpc.raw(params)))
     else:
-        session.listener.notified(method, raw)
+        announce(session, message)
+
+
+def announce(session: StreamableHTTPSession, message: jsonrpc.Message) -> None:
+    """Pass a notification that belongs to no call to whoever listens."""
+    if session.listener is None:
+        return
+    try:
+        session.listener.notified(str(message.method), bytes(jsonrpc.raw(params_of(message))))
+    except GatewayError as error:  # one malformed notification must not end the stream it came on
+        _log.warning("%s of upstream %r was not passed on: %s", str(message.method)[:100], session.upstream, error)
+
+
+def params_of(message: jsonrpc.Message) -> jsonrpc.Params:
+    return message.params if isinstance(message.params, dict) else jsonrpc.NO_PARAMS
 
 
 CALL_NOTIFICATIONS = frozenset({"notifications/message"})
@@ -217,110 +312,85 @@ class _Listening:
         self._session = session
         self._headers = headers
         self._last_id: bytes | None = None
-        self._pause = LISTEN_PAUSE_SECONDS
+        self._retry = self._pause = LISTEN_PAUSE_SECONDS
+        self._questions = _Questions(session, headers, _nothing)
+
+    def __repr__(self) -> str:
+        return f"<_Listening to {self._session.upstream}, again after {self._pause:g} s>"
 
     async def run(self) -> None:
-        while not self._session.closed:
-            try:
-                if not await self._once():
-                    return
-            except UpstreamError as error:
-                _log.info("listening: %s", error)
-            await asyncio.sleep(self._pause)
-            self._pause = min(self._pause * 2, LONGEST_LISTEN_PAUSE_SECONDS)
+        """Until cancelled, or until the server says that there is nothing to hear."""
+        try:
+            while not self._session.closed and await self._again():
+                await asyncio.sleep(self._pause)
+                self._pause = min(self._pause * 2, LONGEST_LISTEN_PAUSE_SECONDS)
+        finally:
+            self._questions.end()
+
+    async def _again(self) -> bool:
+        try:
+            return await self._once()
+        except UpstreamError as error:
+            _log.info("listening: %s", error)
+            return True
 
     async def _once(self) -> bool:
         """One stream from its beginning to its end. False where the server offers none, or has lost the session."""
         response = await self._session.get(self._headers, self._last_id)
-        if not response.streaming or response.status != 200:
-            return response.status >= 500
-        response.set_timeout(float("inf"))
-        decoder = sse.Decoder()
         try:
-            while chunk := await response.chunk():
-                for event in decoder.feed(chunk):
-                    self._heard(event)
-        except sse.EventTooLarge as error:
-            raise BadAnswer(self._session.upstream, str(error)) from error
+            if not response.streaming or response.status != 200:
+                return response.status == 429 or response.status >= 500
+            response.set_timeout(math.inf)
+            await first_of(self._session.upstream, response, self._heard)
         finally:
             response.close()
         return True
 
     def _heard(self, event: sse.Event) -> None:
-        self._pause = LISTEN_PAUSE_SECONDS
-        if event.id:
-            self._last_id = event.id
+        if event.id is not None and len(event.id) <= MAX_EVENT_ID_BYTES:
+            self._last_id = event.id or None
         if event.retry_ms is not None:
-            self._pause = min(event.retry_ms / 1000, LONGEST_LISTEN_PAUSE_SECONDS)
-        if not event.data:
-            return
-        message = decode_message(self._session.upstream, event.data)
+            wished = max(event.retry_ms / 1000, SHORTEST_LISTEN_PAUSE_SECONDS)
+            self._retry = min(wished, LONGEST_LISTEN_PAUSE_SECONDS)
+        self._pause = self._retry
+        if event.data:
+            self._take(decode_message(self._session.upstream, event.data))
+
+    def _take(self, message: jsonrpc.Message) -> None:
         if message.is_request:
-            runtime.spawn(self._ask(message), f"question of {self._session.upstream}")
-        elif message.is_notification and self._session.listener is not None:
-            params = message.params if isinstance(message.params, dict) else {}
-            self._session.listener.notified(str(message.method), bytes(jsonrpc.raw(params)))
-
-    async def _ask(self, message: jsonrpc.Message) -> None:
-        listener = self._session.listener
-        ask: Ask | None = listener.asked if listener is not None else None
-        try:
-            await self._session.post(await answer_question(message, ask), self._headers)
-        except UpstreamError as error:
-            _log.info("answering a question: %s", error)
+            listener = self._session.listener
+            self._questions.put(message, listener.asked if listener is not None else None)
+        elif message.method == "notifications/cancelled":
+            self._questions.withdraw(message)
+        elif message.is_notification:
+            announce(self._session, message)
 
 
-def refusal(upstream: str, response: Response, *, named: bool) -> UpstreamError | RpcError:
-    """What an HTTP status other than 200 means. `named`: the request carried a session id, so that it can be a lost one.
-
-    Servers say 'session lost' in many ways: 404, or 400 with a JSON-RPC error that speaks of the session.
-    """
-    status = response.status
-    if status in (401, 403):
-        challenge = response.headers.get(b"www-authenticate", b"").decode("latin-1")
-        what = "the credential is missing or wrong" if status == 401 else "the credential does not suffice"
-        text = f"it answered HTTP {status}: {what}; check the server's headers in the configuration"
-        return AuthRefused(upstream, text, status=status, challenge=challenge)
-    error = _rpc_error(response)
-    if named and (status == 404 or (status == 400 and error is not None and _speaks_of_session(error))):
-        return SessionLost(upstream, f"it no longer knows the session (HTTP {status})")
-    if error is not None and 400 <= status < 500:
-        return error
-    if 300 <= status < 400:
-        return HttpRefused(
-            upstream, f"it redirects (HTTP {status}); put the URL it points to into the configuration", status=status
-        )
-    if 200 <= status < 300:
-        return BadAnswer(upstream, f"it answered HTTP {status} without an answer to the request")
-    return HttpRefused(upstream, f"it answered HTTP {status}; see its own log", status=status)
-
-
-def _rpc_error(response: Response) -> RpcError | None:
+async def first_of(upstream: str, response: Response, take: Callable[[sse.Event], T | None]) -> T | None:
+    """What `take` gives for the first event for which it gives something; None at the stream's orderly end."""
+    decoder = sse.Decoder()
     try:
-        message = jsonrpc.decode(response.body)
-    except Exception:
-        return None
-    return RpcError(bytes(message.error)) if isinstance(message.error, Raw) and message.error else None
-
-
-def _speaks_of_session(error: RpcError) -> bool:
-    return error.code in (-32000, -32600) and LOST.search(error.error.decode("utf-8", "replace")) is not None
+        while chunk := await response.chunk():
+            for event in decoder.feed(chunk):
+                taken = take(event)
+                if taken is not None:
+                    return taken
+    except sse.EventTooLarge as error:
+        raise BadAnswer(upstream, str(error)) from error
+    return None
 
 
 async def open_streamable_http(target: Target, http: HttpClient, hello: Hello, headers: HeaderBlock) -> StreamableHTTPSession:
     """A new session. Raises UpstreamError; a refusal of `initialize` by HTTP status is HttpRefused or AuthRefused."""
-    path = _path_of(target.url)
+    path = path_of(target.url)
     body = jsonrpc.request_raw(0, "initialize", hello.params())
-    for _ in range(2):
-        response = await http.send(b"POST", path, POST_HEADERS + headers, body, target.open_timeout_seconds)
-        moved = _same_origin_redirect(target.url, response)
-        if moved is None:
-            break
-        path = moved
-    try:
-        raw = await _initialize_result(target.name, response)
-    finally:
+    response = await http.send(b"POST", path, POST_HEADERS + headers, body, target.open_timeout_seconds)
+    moved = _same_origin_redirect(target.url, response)
+    if moved is not None:
         response.close()
+        path = moved
+        response = await http.send(b"POST", path, POST_HEADERS + headers, body, target.open_timeout_seconds)
+    raw = await _initialize_result(target.name, response)
     session = StreamableHTTPSession(target, http, path, Welcome.decode(target.name, raw), _session_id(response))
     session.own_headers = headers
     try:
@@ -333,25 +403,35 @@ async def open_streamable_http(target: Target, http: HttpClient, hello: Hello, h
 
 async def _initialize_result(upstream: str, response: Response) -> bytes:
     if response.status != 200:
+        response.close()
         error = refusal(upstream, response, named=False)
         if isinstance(error, RpcError):
             raise HttpRefused(upstream, f"it refused initialize: {error}", status=response.status) from error
         raise error
     try:
-        return answer_of(upstream, await _first_response(upstream, response))
+        return answer_of(upstream, await first_response(upstream, response))
     except RpcError as error:
         raise HttpRefused(upstream, f"it refused initialize: {error}", status=200) from error
 
 
-async def _first_response(upstream: str, response: Response) -> jsonrpc.Message:
+async def first_response(upstream: str, response: Response) -> jsonrpc.Message:
+    """The first response in an answer of either form, where no other can be on its way. Raises UpstreamError."""
     if not response.streaming:
         return decode_message(upstream, response.body)
-    decoder = sse.Decoder()
-    while chunk := await response.chunk():
-        for event in decoder.feed(chunk):
-            if event.data and (message := decode_message(upstream, event.data)).is_response:
-                return message
-    raise ConnectionLost(upstream, "it ended the stream before its answer to initialize")
+
+    def response_in(event: sse.Event) -> jsonrpc.Message | None:
+        message = decode_message(upstream, event.data) if event.data else None
+        return message if message is not None and message.is_response else None
+
+    try:
+        message = await first_of(upstream, response, response_in)
+    except BaseException:
+        response.close()
+        raise
+    if message is None:
+        raise ConnectionLost(upstream, "it ended the stream before its answer")
+    response.release()
+    return message
 
 
 def _session_id(response: Response) -> bytes | None:
@@ -360,17 +440,14 @@ def _session_id(response: Response) -> bytes | None:
     return id if id and len(id) <= 1024 and all(0x21 <= byte <= 0x7E for byte in id) else None
 
 
-def _path_of(url: str) -> bytes:
-    parts = urlsplit(url)
-    return ((parts.path or "/") + ("?" + parts.query if parts.query else "")).encode("ascii", "ignore")
-
-
 def _same_origin_redirect(url: str, response: Response) -> bytes | None:
     """Where a 307 or 308 points, if it stays on the origin (a missing slash, mostly). Others are not followed."""
     location = response.headers.get(b"location")
     if response.status not in (307, 308) or location is None:
         return None
-    here, there = urlsplit(url), urlsplit(urljoin(url, location.decode("latin-1")))
-    if (here.scheme, here.netloc) != (there.scheme, there.netloc):
+    try:
+        there = urljoin(url, location.decode("latin-1"))
+        same = urlsplit(there)[:2] == urlsplit(url)[:2]
+    except ValueError:
         return None
-    return _path_of(there.geturl())
+    return path_of(there) if same else None
