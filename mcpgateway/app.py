@@ -12,7 +12,7 @@ from types import FrameType
 
 import uvicorn
 
-from mcpgateway import runtime
+from mcpgateway import logs, runtime
 from mcpgateway.auth.tokens import StaticTokens
 from mcpgateway.config import Config, ServerConfig
 from mcpgateway.downstream.dispatch import Dispatch
@@ -27,6 +27,7 @@ from mcpgateway.pool.key import Terms
 from mcpgateway.pool.limits import Limits
 from mcpgateway.runtime import Sweep
 from mcpgateway.services.announcements import Announcer
+from mcpgateway.services.audit import Audit, FileAudit, NullAudit
 from mcpgateway.services.catalog import Catalog
 from mcpgateway.services.forward import Forward
 from mcpgateway.services.gateway_service import GatewayService, UpstreamReport
@@ -55,6 +56,7 @@ class Gateway:
         self.sweep = Sweep()
         self.figures = Figures()
         self._opener = Opener(self.sweep)
+        self._audit = _audit_of(config)
         self.pool = self._make_pool()
         self.upstreams = {slug: self._make_upstream(server) for slug, server in _enabled(config).items()}
         self._views = Views(self.upstreams)
@@ -86,7 +88,7 @@ class Gateway:
             max_idle_seconds=settings.session_ttl_seconds,
             probe_after_seconds=settings.health_check_interval_seconds,
         )
-        return Forward(pool, self._opener, terms)
+        return Forward(pool, self._opener, terms, audit=self._audit, keeps_sessions=settings.enabled)
 
     def _build_services(self) -> None:
         self.forward = self._make_forward(self.pool)
@@ -190,11 +192,19 @@ class Gateway:
         await self.service.stop()
         await self.pool.close_all()
         await self._opener.aclose()
+        self._audit.close()
         self.sweep.close()
 
 
 def _enabled(config: Config) -> dict[str, ServerConfig]:
     return {server.slug: server for server in config.servers if server.enabled}
+
+
+def _audit_of(config: Config) -> Audit:
+    settings = config.gateway.audit
+    if not settings.path:
+        return NullAudit()
+    return FileAudit(settings.path, arguments=settings.arguments, hide=logs.redacted)
 
 
 def _tokens_of(config: Config) -> StaticTokens | None:

@@ -68,6 +68,10 @@ class UnknownSession(ClientError):
     """Session not found. It ended, or never was this caller's: send initialize to begin a new one."""
 
 
+class StateLost(UnknownSession):
+    """An upstream lost this session's state, and is configured to say so rather than to go on without."""
+
+
 class NotAcceptable(ClientError):
     """The Accept header rules out every form of answer this endpoint has."""
 
@@ -102,6 +106,10 @@ class Forbidden(ClientError):
 
 class Busy(ClientError):
     """The gateway is at a limit; try again shortly."""
+
+    def __init__(self, message: str = "", *, retry_after_seconds: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class Draining(ClientError):
@@ -211,6 +219,8 @@ class AuthRefused(UpstreamError):
         super().__init__(upstream, message)
         self.status = status
         self.challenge = challenge
+        self.refreshable = False
+        """Whether a fresh credential can be had, so that the call is worth repeating."""
 
 
 class CredentialMissing(UpstreamError):

@@ -58,14 +58,19 @@ def _read_what(rule: dict[str, Any], place: Place, source: Source) -> dict[str, 
 def _read_servers(data: Any, servers: Sequence[ServerConfig], place: Place, source: Source) -> tuple[str, ...]:
     """The slugs of the servers that are meant."""
     meant: dict[str, None] = {}
-    for pattern in _strings(data, place, source):
+    for index, pattern in enumerate(_strings(data, place, source)):
         fitting = [each.slug for each in servers if fnmatchcase(each.name, pattern) or pattern in (each.name, each.slug)]
         if not fitting and not any(sign in pattern for sign in "*?["):
-            near = close_to(pattern, [each.name for each in servers])
-            hint = f"; did you mean {near!r}?" if near else f"; there are {', '.join(each.name for each in servers) or 'none'}"
-            source.problem(place, f"there is no server {pattern!r}{hint}")
+            _refuse_server(data if isinstance(data, str) else data[index], pattern, servers, place, source)
         meant |= dict.fromkeys(fitting)
     return tuple(meant)
+
+
+def _refuse_server(written: str, meant: str, servers: Sequence[ServerConfig], place: Place, source: Source) -> None:
+    names = [each.name for each in servers]
+    near = close_to(meant, names)
+    hint = f"did you mean {near!r}?" if near else f"there are: {', '.join(names) or 'none'}"
+    source.problem(place, f"there is no server {written!r}; {hint}")
 
 
 def _strings(data: Any, place: Place, source: Source, *, may_be_empty: bool = False) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from mcpgateway.config.credentials import checked_headers, read_credentials, read_oauth, refuse_for_command
-from mcpgateway.config.headers import fault_in_forwarded
+from mcpgateway.config.headers import fault_in_forwarded, fault_in_name
 from mcpgateway.config.reader import Source, close_to, read_section
 from mcpgateway.config.slug import slug_of
 from mcpgateway.config.text import Place
@@ -160,8 +160,10 @@ def _conversation_key(entry: _Entry, place: Place, source: Source) -> str:
     if not entry.conversation_key:
         return ""
     if kind == "header":
-        if fault := fault_in_forwarded(name):
+        if fault := fault_in_name(name):
             source.problem(place, f"{name!r}: {fault}")
+        elif name.lower() == "authorization":
+            source.problem(place, "a token does not name a conversation: it is renewed while that goes on")
         return f"header:{name.lower()}"
     if kind != "meta" or not name.isprintable() or not 0 < len(name) <= 200:
         source.problem(place, "expected header: and a header's name, or meta: and a key of the request's _meta")

@@ -177,6 +177,9 @@ class LimitsConfig(msgspec.Struct, frozen=True):
     client_session_idle_seconds: Seconds = 1800.0
     request_read_seconds: Seconds = 30.0
     stalled_reader_seconds: Seconds = 60.0
+    calls_per_second: Annotated[float, Meta(ge=0, le=1_000_000)] = 0.0
+    """Per principal; 0: as many as it likes."""
+    calls_burst: Count = 100
 
 
 class LogsConfig(msgspec.Struct, frozen=True):
@@ -184,6 +187,13 @@ class LogsConfig(msgspec.Struct, frozen=True):
 
     level: Level = "info"
     format: Format = "auto"
+
+
+class AuditConfig(msgspec.Struct, frozen=True):
+    """Whether calls are recorded, and how much of them."""
+
+    path: str = ""
+    arguments: bool = False
 
 
 class GatewayConfig(msgspec.Struct, frozen=True):
@@ -195,6 +205,7 @@ class GatewayConfig(msgspec.Struct, frozen=True):
     session_pool: PoolConfig = PoolConfig()
     limits: LimitsConfig = LimitsConfig()
     logs: LogsConfig = LogsConfig()
+    audit: AuditConfig = AuditConfig()
     public_url: str = ""
     allowed_hosts: tuple[str, ...] = ()
     """In lower case."""

@@ -5,6 +5,7 @@ What went wrong upstream is told in a JSON-RPC error at HTTP 200: to the client,
 
 from __future__ import annotations
 
+from math import ceil
 from typing import NamedTuple
 
 from mcpgateway import errors
@@ -49,7 +50,8 @@ def problem_of(error: GatewayError, id: jsonrpc.Id | None) -> Problem:
     status = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 200)
     headers: tuple[tuple[bytes, bytes], ...] = ()
     if status in (429, 503):
-        headers = ((b"retry-after", b"%d" % RETRY_AFTER_SECONDS),)
+        seconds = error.retry_after_seconds if isinstance(error, errors.Busy) else RETRY_AFTER_SECONDS
+        headers = ((b"retry-after", b"%d" % ceil(seconds)),)
     return Problem(status, jsonrpc.error(id, rpc_error(error).error), headers)
 
 

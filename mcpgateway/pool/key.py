@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 
 class PoolKey(NamedTuple):
@@ -19,10 +20,31 @@ class PoolKey(NamedTuple):
     """The sharing policy, and the conversation where it binds to one."""
     capabilities: str = ""
     """Fingerprint of the client capabilities that the session was opened with."""
+    client_factory: object = None
+    """What makes the HTTP client, where the caller brought it: its TLS and its proxies are part of who calls."""
 
     def __repr__(self) -> str:
-        # The URL's query may hold an API key and the user's id is personal: neither belongs into logs.
-        return f"<PoolKey {self.upstream or self.url.partition('?')[0]} {self.transport} {self.identity[:8]} {self.partition[:13]}>"
+        # The user's id is personal: it does not belong into logs.
+        return f"<PoolKey {shown(self)} {self.transport} {self.identity[:8]} {self.partition[:13]}>"
+
+
+def place_of(key: PoolKey) -> str:
+    """The upstream that `key` counts against. Two upstreams with one URL are two."""
+    return key.upstream or key.url
+
+
+def shown(key: PoolKey) -> str:
+    """The upstream as it may be shown to anybody. A bare URL may hold a password or, in its query, an API key."""
+    return key.upstream or shown_url(key.url)
+
+
+def shown_url(url: str) -> str:
+    """A URL without what may be secret in it."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "(no URL)"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 class Terms(NamedTuple):
@@ -36,3 +58,5 @@ class Terms(NamedTuple):
     probe_after_seconds: float = float("inf")
     """A session idle for longer is asked whether it is alive before it is lent again."""
     single_use: bool = False
+    spares: int = 0
+    """Of single-use sessions: how many are kept open that were never used."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import NamedTuple
 
-from mcpgateway.pool.key import PoolKey
+from mcpgateway.pool.key import PoolKey, place_of
 
 
 class Limits(NamedTuple):
@@ -52,8 +52,3 @@ class Reservations:
 
     def of_upstream(self, name: str) -> int:
         return self._upstreams.get(name, 0)
-
-
-def place_of(key: PoolKey) -> str:
-    """The upstream that `key` counts against. Two upstreams with one URL are two."""
-    return key.upstream or key.url

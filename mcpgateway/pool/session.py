@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
-from mcpgateway.pool.key import PoolKey
+from mcpgateway.pool.key import PoolKey, shown_url
+
+if TYPE_CHECKING:
+    from mcpgateway.pool.shelf import Shelf
 
 
 class TransportType(StrEnum):
@@ -28,8 +32,10 @@ class PooledSession:
     __slots__ = (
         "close_at",
         "closed",
+        "former_holders",
         "generation",
         "headers",
+        "held_by",
         "holder",
         "identity_key",
         "idle_since",
@@ -38,11 +44,15 @@ class PooledSession:
         "opened_at",
         "retired",
         "session",
+        "shelf",
         "transport_context",
         "transport_type",
         "url",
         "uses",
     )
+
+    shelf: Shelf
+    """Where it stands for all its life. Unset until a ledger has it."""
 
     def __init__(
         self,
@@ -65,6 +75,8 @@ class PooledSession:
         self.idle_since = 0.0
         self.close_at = float("inf")
         self.holder: Lease | None = None
+        self.held_by: object = None
+        self.former_holders: WeakSet[object] | None = None
         self.leases = 0
         self.uses = 0
         self.retired = False
@@ -80,7 +92,8 @@ class PooledSession:
         return "leased" if self.leases else "idle"
 
     def __repr__(self) -> str:
-        return f"<PooledSession {self.transport_type} {self.url.partition('?')[0]} {self.identity_key[:8]} {self.state}, {self.leases} leases>"
+        where = f"{self.transport_type} {shown_url(self.url)} {self.identity_key[:8]}"
+        return f"<PooledSession {where} {self.state}, {self.leases} leases>"
 
 
 class Lease:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from typing import Protocol
 
 from mcpgateway.pool.key import PoolKey, Terms
@@ -10,7 +10,9 @@ from mcpgateway.pool.session import Lease, PooledSession
 
 
 class Waiter(Protocol):
-    """Somebody who wants a lease. `done` is true once it was served or gave up."""
+    """Somebody who wants a lease. `done` is true once it was served or gave up; `turn` says who came first."""
+
+    turn: int
 
     def done(self) -> bool: ...
 
@@ -22,45 +24,73 @@ class Waiter(Protocol):
 class Shelf:
     """Holds the sessions of one key. Idle ones are taken last in first out, so that spares of a burst age out."""
 
-    __slots__ = ("busy", "idle", "key", "opening", "terms", "waiters")
+    __slots__ = (
+        "blocked_by",
+        "busy",
+        "closing",
+        "ends",
+        "evicting",
+        "idle",
+        "key",
+        "opening",
+        "probing",
+        "terms",
+        "waiters",
+    )
 
     def __init__(self, key: PoolKey, terms: Terms) -> None:
         self.key = key
         self.terms = terms
         self.idle: list[PooledSession] = []
         self.busy: set[PooledSession] = set()
+        self.probing: set[PooledSession] = set()
+        """Those of the busy ones that nobody uses: they are being asked whether they are alive."""
         self.opening = 0
-        self.waiters: deque[Waiter] = deque()
+        self.closing = 0
+        self.waiters: OrderedDict[Waiter, None] = OrderedDict()
+        self.blocked_by: str | None = None
+        """The limit that keeps those in line from a session of their own: 'key', or a scope of `Reservations.full`."""
+        self.evicting = 0
+        """Sessions of others that are being closed to make room here."""
+        self.ends = 0
 
     def __repr__(self) -> str:
         return f"<Shelf {len(self.busy)} leased, {len(self.idle)} idle, {self.opening} opening, {len(self.waiters)} waiting>"
 
     @property
     def size(self) -> int:
-        """Sessions that take a place of this key: leased, idle and opening."""
-        return len(self.busy) + len(self.idle) + self.opening
+        """Sessions that take a place of this key: leased, idle, opening and closing."""
+        return len(self.busy) + len(self.idle) + self.opening + self.closing
 
     @property
     def empty(self) -> bool:
-        return not (self.idle or self.busy or self.opening or self.waiters)
+        return not (self.idle or self.busy or self.opening or self.closing or self.waiters)
 
-    def sharable(self) -> PooledSession | None:
+    def sharable(self, now: float) -> PooledSession | None:
         """A leased session that takes one more lease, where this key's sessions are shared among its calls."""
         if not self.terms.exclusive:
             for session in self.busy:
-                if not session.retired and session.session.closed is not True:
+                if not spoiled(session, now) and session not in self.probing:
                     return session
         return None
 
     def first_waiter(self) -> Waiter | None:
         """The first in line who has not given up. Those who have are dropped from the line."""
         while self.waiters:
-            if not self.waiters[0].done():
-                return self.waiters[0]
-            self.waiters.popleft()
+            waiter = next(iter(self.waiters))
+            if not waiter.done():
+                return waiter
+            del self.waiters[waiter]
         return None
 
     def wanted(self) -> int:
-        """How many more sessions the waiters need than are opening now."""
-        waiting = sum(not waiter.done() for waiter in self.waiters)
-        return waiting - self.opening if self.terms.exclusive else min(waiting, 1) - self.opening
+        """How many more sessions those in line need than are on their way."""
+        if self.first_waiter() is None:
+            return 0
+        waiting = len(self.waiters) if self.terms.exclusive else 1
+        return waiting - self.opening - len(self.probing)
+
+
+def spoiled(session: PooledSession, now: float) -> bool:
+    """Whether a session is to be lent no more: retired, too old, or its wire is gone."""
+    return session.retired or now > session.close_at or session.session.closed is True

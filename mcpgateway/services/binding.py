@@ -1,37 +1,56 @@
-"""Where a conversation's calls to one upstream go: the pool key, and how such a session is opened."""
+"""Where a conversation's calls to one upstream go: the pool key, the credential, and how such a session is opened."""
 
 from __future__ import annotations
 
+from mcpgateway.auth.credentials import Credential
 from mcpgateway.services.leasing import Want
 from mcpgateway.services.upstream import Upstream
 from mcpgateway.upstream.base import UpstreamSession
+
+OF_ONE_STATE = frozenset({"bound", "principal"})
+"""Policies under which the next call expects to find the state that the last one left."""
 
 
 class Binding:
     """Made once per conversation and upstream, and again when the upstream, the credential's identity or the policy changes."""
 
-    __slots__ = ("_identity", "_upstream", "policy", "session", "want")
+    __slots__ = ("credential", "expects_state", "identity", "policy", "renewed", "session", "upstream", "want")
 
-    def __init__(self, upstream: Upstream, identity: str, want: Want) -> None:
-        self._upstream = upstream
-        self._identity = identity
+    def __init__(self, upstream: Upstream, credential: Credential, want: Want, *, keeps_sessions: bool = True) -> None:
+        self.upstream = upstream
+        self.identity = credential.identity
         self.policy = upstream.policy
         self.want = want
+        self.expects_state = keeps_sessions and upstream.policy in OF_ONE_STATE
+        self.credential = credential
+        """The one shown last. Its bytes may change with every call, its identity never."""
         self.session: UpstreamSession | None = None
-        """The session opened last, for what must be done to it outside calls: listening, mostly."""
-
-    def serves(self, upstream: Upstream, identity: str) -> bool:
-        """Whether calls to `upstream` under this identity still go here."""
-        return upstream is self._upstream and identity == self._identity and self.policy == upstream.policy
+        """The session of the last call."""
+        self.renewed = False
+        """Whether the state that earlier calls left is gone and the client has not been told."""
 
     def __repr__(self) -> str:
         return f"<Binding {self.policy} {self.want.key!r}>"
 
-    @property
-    def identity(self) -> str:
-        return self._identity
+    def serves(self, upstream: Upstream, identity: str) -> bool:
+        """Whether calls to `upstream` under this identity still go here."""
+        return upstream is self.upstream and identity == self.identity and self.policy == upstream.policy
 
     @property
     def own(self) -> bool:
         """Whether the sessions are this conversation's alone, so that they end with it."""
         return self.policy == "bound"
+
+    def use(self, session: UpstreamSession) -> bool:
+        """A call runs in `session` now. False if that is not the one whose state it must expect."""
+        before, self.session = self.session, session
+        if before is None or before is session or not before.stateful or not self.expects_state:
+            return True
+        self.renewed = True
+        return False
+
+    def succeed(self, old: Binding) -> None:
+        """Take the place of `old`: what was left in its session is lost, and not forgotten."""
+        if old.identity == self.identity or old.upstream is not self.upstream:
+            self.session = old.session
+            self.renewed = old.renewed

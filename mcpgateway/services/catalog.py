@@ -126,7 +126,7 @@ class Catalog:
         return f"<Catalog {len(self._entries)} entries>"
 
     def _entry(self, upstream: Upstream, conversation: Conversation, call: Call) -> Entry:
-        identity = upstream.credentials.of(call.client_headers).identity
+        identity = upstream.identity_of(conversation.principal, call)
         key = (upstream.slug, identity, conversation.capabilities_print, conversation.id)
         entry = self._entries.get(key)
         if entry is not None:
@@ -235,8 +235,8 @@ class Catalog:
 
     def forget(self, conversation: Conversation) -> None:
         """The conversation is over: lists of its own go."""
-        for upstream, binding in conversation.bindings.items():
-            self._entries.pop((upstream, binding.identity, conversation.capabilities_print, conversation.id), None)
+        for binding in conversation.bindings.values():
+            self._entries.pop((binding.upstream.slug, binding.identity, conversation.capabilities_print, conversation.id), None)
 
     def counts(self, upstream: Upstream) -> dict[str, int | None]:
         """How many tools, resources and prompts the upstream offers, by what was listed last."""

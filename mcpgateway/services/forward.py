@@ -8,29 +8,32 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import aclosing
 
 import msgspec
 
 from mcpgateway import runtime
 from mcpgateway.auth.credentials import Credential
-from mcpgateway.errors import CircuitOpen, ConnectionLost, RpcError, SessionLost, UpstreamError
+from mcpgateway.errors import AuthRefused, CircuitOpen, ConnectionLost, SessionLost, StateLost, UpstreamError
 from mcpgateway.pool.key import PoolKey, Terms
-from mcpgateway.pool.session import PooledSession, TransportType
 from mcpgateway.protocol import jsonrpc
 from mcpgateway.protocol.call import Call, Channel, NoChannel
 from mcpgateway.runtime import Clock
+from mcpgateway.services.audit import Audit, NullAudit
 from mcpgateway.services.binding import Binding
 from mcpgateway.services.conversation import Conversation
 from mcpgateway.services.leasing import SessionPool, Want
+from mcpgateway.services.opening import ListenerFor, Opening
 from mcpgateway.services.upstream import Upstream
-from mcpgateway.upstream.base import GATEWAY_INFO, Hello, Listener, UpstreamSession
+from mcpgateway.upstream.base import UpstreamSession
 from mcpgateway.upstream.open import Opener
 
 _log = logging.getLogger("mcpgateway.forward")
 
 PRINCIPAL_IDLE_SECONDS = 1800.0
 """How long a session that a principal's sessionless calls share is kept without a call."""
+
+REMEMBERED_BINDINGS = 1000
+"""Per conversation. Only a conversation key, which callers choose, can make so many."""
 
 SAFE_METHODS = frozenset(
     {
@@ -46,10 +49,9 @@ SAFE_METHODS = frozenset(
 )
 """Methods that change nothing, so that they may be repeated even where the first attempt may have run."""
 
-NOT_FOR_UPSTREAM = frozenset({"tasks"})
-"""Client capabilities that the gateway does not carry."""
+SESSION_META = "mcpgateway/session"
+"""The `_meta` key under which a result says that the session it ran in is a new one."""
 
-ListenerFor = Callable[[Upstream, Conversation, str], Listener]
 MayRepeat = Callable[[Upstream, Conversation, Call], bool]
 
 
@@ -61,15 +63,28 @@ class Forward:
     """Sends calls to upstreams on the sessions that belong to their conversation.
 
     `listener_for` says who hears what a new session has to say outside calls; `may_repeat` whether a tool call is declared
-    safe to repeat.
+    safe to repeat; `audit` is told of every call; `keeps_sessions` is false where each call has a session of its own.
     """
 
-    def __init__(self, pool: SessionPool, opener: Opener, terms: Terms, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        pool: SessionPool,
+        opener: Opener,
+        terms: Terms,
+        *,
+        listener_for: ListenerFor | None = None,
+        audit: Audit | None = None,
+        keeps_sessions: bool = True,
+        clock: Clock | None = None,
+    ) -> None:
         self._pool = pool
         self._opener = opener
         self._terms = terms
-        self._now = (clock or Clock()).now
-        self.listener_for: ListenerFor | None = None
+        self._clock = clock or Clock()
+        self._now = self._clock.now
+        self._audit = audit or NullAudit()
+        self._keeps_sessions = keeps_sessions
+        self.listener_for = listener_for
         self.may_repeat: MayRepeat = _never
 
     def __repr__(self) -> str:
@@ -78,52 +93,95 @@ class Forward:
     async def send(self, upstream: Upstream, conversation: Conversation, call: Call, channel: Channel) -> bytes:
         """The raw result of `call` at `upstream`.
 
-        A call that was refused before it ran, and one that is safe to repeat, is repeated once on a new session. Raises
-        RpcError with the upstream's own error, PoolError, UpstreamError.
+        A call that was refused before it ran, and one that is safe to repeat, is repeated once. Raises RpcError with the
+        upstream's own error, PoolError, UpstreamError, StateLost where the upstream is to say so instead of going on.
         """
         began = self._now()
-        credential = upstream.credentials.of(call.client_headers)
-        call.headers = credential.lines
-        call.timeout_seconds = upstream.timeout_seconds
-        binding = conversation.bindings.get(upstream.slug)
-        if binding is None or not binding.serves(upstream, credential.identity):
-            binding = self._bind(upstream, conversation, credential)
-        if upstream.breaker.is_open:
-            self._pass_breaker(upstream)
+        failure: BaseException | None = None
         try:
-            result = await self._with_repeat(upstream, conversation, binding, call, channel)
+            if upstream.breaker.is_open:
+                self._pass_breaker(upstream)
+            result = await self._carry(upstream, conversation, call, channel)
         except BaseException as error:
+            failure = error
             upstream.figures.errors[type(error).__name__] += 1
-            upstream.breaker.gave_up()
+            if not isinstance(error, CircuitOpen):
+                upstream.breaker.gave_up()
             raise
         finally:
-            upstream.figures.count(self._now() - began)
+            seconds = self._now() - began
+            upstream.figures.count(seconds)
+            self._audit.record(upstream.name, conversation, call, failure, seconds)
         if upstream.breaker.is_open:
             upstream.breaker.succeeded()
         return result
 
-    async def _with_repeat(
-        self, upstream: Upstream, conversation: Conversation, binding: Binding, call: Call, channel: Channel
-    ) -> bytes:
+    async def _carry(self, upstream: Upstream, conversation: Conversation, call: Call, channel: Channel) -> bytes:
+        """Send the call, and once more if it may be."""
+        call.timeout_seconds = upstream.timeout_seconds
+        credential = upstream.credentials.ready(conversation.principal, call.client_headers)
+        if credential is None:
+            credential = await upstream.credentials.obtain(conversation.principal, call.client_headers)
         try:
-            return await self._attempt(upstream, binding, call, channel)
+            return await self._attempt(upstream, conversation, credential, call, channel)
+        except AuthRefused as error:
+            if not error.refreshable:
+                raise
+            _log.info("repeating %r with a fresh credential: %s", call, error)
+            credential = await upstream.credentials.obtain(conversation.principal, call.client_headers)
         except (SessionLost, ConnectionLost) as error:
             if not self._repeatable(upstream, conversation, call, error):
                 raise
             _log.info("repeating %r: %s", call, error)
-        return await self._attempt(upstream, binding, call, channel)
+        return await self._attempt(upstream, conversation, credential, call, channel)
 
-    async def _attempt(self, upstream: Upstream, binding: Binding, call: Call, channel: Channel) -> bytes:
+    async def _attempt(
+        self, upstream: Upstream, conversation: Conversation, credential: Credential, call: Call, channel: Channel
+    ) -> bytes:
+        binding = conversation.bindings.get(slot := upstream.slot_of(conversation.id, call))
+        if binding is None or not binding.serves(upstream, credential.identity):
+            binding = self._bind(slot, upstream, conversation, credential)
+        binding.credential = credential
+        call.headers = credential.lines
         lease = self._pool.warm(binding.want.key)
         if lease is None:
             lease = await self._pool.lease(binding.want)
         try:
+            if lease.session is not binding.session and not binding.use(lease.session):
+                self._lost(upstream, binding)
             result: bytes = await lease.session.request(call, channel)
+        except AuthRefused as error:
+            error.refreshable = error.status == 401 and upstream.credentials.refused(conversation.principal, credential)
+            # A credential that was renewed in time is no fault of the session: what is in it stays.
+            self._pool.give_back(lease, None if error.refreshable else error)
+            raise
         except BaseException as error:
             self._pool.give_back(lease, error)
             raise
         self._pool.give_back(lease)
-        return result
+        return self._say_renewed(binding, result, channel) if binding.renewed else result
+
+    @staticmethod
+    def _lost(upstream: Upstream, binding: Binding) -> None:
+        """The session is not the one that earlier calls left their state in."""
+        if upstream.on_session_loss == "end":
+            binding.renewed = False
+            raise StateLost(f"upstream {upstream.name!r} lost this session's state: send initialize to begin a new session")
+
+    @staticmethod
+    def _say_renewed(binding: Binding, result: bytes, channel: Channel) -> bytes:
+        """Tell the client, once, that state was lost: by a log message and in the result's `_meta`."""
+        if isinstance(channel, NoChannel):
+            return result  # asked by the gateway itself; the client's next call will hear of it
+        binding.renewed = False
+        name = binding.upstream.name
+        text = f"upstream {name!r} lost the session; the call ran in a new one, without the state that earlier calls left"
+        data = {"level": "warning", "logger": "mcpgateway", "data": {"upstream": name, "message": text}}
+        channel.notify("notifications/message", msgspec.json.encode(data))
+        fields = jsonrpc.object_of(result)
+        meta = jsonrpc.object_of(fields["_meta"]) if "_meta" in fields else {}
+        meta[SESSION_META] = jsonrpc.raw({"renewed": True, "upstream": name})
+        return msgspec.json.encode(fields | {"_meta": jsonrpc.raw(meta)})
 
     def _pass_breaker(self, upstream: Upstream) -> None:
         pause = upstream.breaker.refuses_for(self._now())
@@ -139,35 +197,41 @@ class Forward:
             return True
         return self.may_repeat(upstream, conversation, call)
 
-    def _bind(self, upstream: Upstream, conversation: Conversation, credential: Credential) -> Binding:
-        old = conversation.bindings.get(upstream.slug)
-        policy = upstream.policy
+    def _bind(self, slot: str, upstream: Upstream, conversation: Conversation, credential: Credential) -> Binding:
+        old = conversation.bindings.pop(slot, None)
         key = PoolKey(
             user=conversation.user,
             url=upstream.target.url or f"stdio:{upstream.slug}",
             identity=credential.identity,
             transport=upstream.target.transport,
             upstream=upstream.slug,
-            partition=_partition(policy, conversation),
+            partition=_partition(upstream.policy, conversation, slot[len(upstream.slug) :]),
             capabilities=conversation.capabilities_print,
         )
-        opening = _Opening(self, upstream, conversation, credential)
-        binding = Binding(upstream, credential.identity, Want(key, self._terms_of(policy), opening))
-        opening.binding = binding
-        conversation.bindings[upstream.slug] = binding
-        if old is not None and old.own and old.want.key != key:
-            self._pool.end([old.want.key])
+        opening = Opening(self._opener, self._clock, upstream, conversation, self.listener_for)
+        want = Want(key, self._terms_of(upstream), opening)
+        binding = opening.binding = Binding(upstream, credential, want, keeps_sessions=self._keeps_sessions)
+        if old is not None:
+            binding.succeed(old)
+            if old.own and old.want.key != key:
+                self._pool.end([old.want.key])
+        conversation.bindings[slot] = binding
+        if len(conversation.bindings) > REMEMBERED_BINDINGS:
+            del conversation.bindings[next(iter(conversation.bindings))]
         return binding
 
-    def _terms_of(self, policy: str) -> Terms:
-        """How the sessions of a policy are lent. Those that hold a conversation's state do not age."""
+    def _terms_of(self, upstream: Upstream) -> Terms:
+        """How the sessions of an upstream are lent. Those that hold a conversation's state do not age."""
+        policy = upstream.policy
         if policy == "bound":
             return Terms(exclusive=False)
         if policy == "principal":
             return Terms(exclusive=False, max_idle_seconds=PRINCIPAL_IDLE_SECONDS)
         if policy == "stateless":
             return self._terms._replace(exclusive=False, probe_after_seconds=float("inf"))
-        return self._terms._replace(single_use=policy == "single_use")
+        if policy == "single_use":
+            return self._terms._replace(single_use=True, spares=upstream.config.spares)
+        return self._terms
 
     def end(self, conversation: Conversation) -> None:
         """The conversation is over: the sessions that were its alone are closed."""
@@ -176,9 +240,8 @@ class Forward:
 
     def tell(self, conversation: Conversation, method: str) -> None:
         """Pass a client's notification on to the sessions that are its alone. Nobody waits for it."""
-        for binding in conversation.bindings.values():
-            if binding.own and binding.session is not None and not binding.session.closed:
-                runtime.spawn(_notify(binding.session, method), f"pass on {method}")
+        for session in _own_sessions(conversation):
+            runtime.spawn(_notify(session, method), f"pass on {method}")
 
     async def close(self) -> None:
         """Close the pool that this forward's calls use."""
@@ -186,64 +249,18 @@ class Forward:
 
     def listen(self, conversation: Conversation) -> None:
         """The conversation's client began to listen: so do its own sessions."""
-        for binding in conversation.bindings.values():
-            if binding.own and binding.session is not None and not binding.session.closed:
-                binding.session.listen(binding.session.own_headers)
+        for session in _own_sessions(conversation):
+            session.listen(session.own_headers)
 
     def stop_listening(self, conversation: Conversation) -> None:
         """The conversation's client listens no more."""
-        for binding in conversation.bindings.values():
-            if binding.own and binding.session is not None:
-                binding.session.stop_listening()
+        for session in _own_sessions(conversation):
+            session.stop_listening()
 
 
-class _Opening:
-    """Opens a session for one binding; an `Open`."""
-
-    def __init__(self, forward: Forward, upstream: Upstream, conversation: Conversation, credential: Credential) -> None:
-        self._forward = forward
-        self._upstream = upstream
-        self._conversation = conversation
-        self._credential = credential
-        self.binding: Binding | None = None
-
-    async def __call__(self) -> PooledSession:
-        upstream, conversation, lines = self._upstream, self._conversation, self._credential.lines
-        opener, now = self._forward._opener, self._forward._now
-        began = now()
-        session = await opener.open(upstream.target, hello_of(conversation), lines)
-        upstream.handshake_ms = (now() - began) * 1000
-        transport = opener.transport_of(upstream.target)
-        upstream.learned(session.welcome, self._credential.identity, stateful=session.stateful, transport=transport)
-        if self.binding is not None:
-            self.binding.session = session
-        if self._forward.listener_for is not None:
-            session.listener = self._forward.listener_for(upstream, conversation, upstream.policy)
-        try:
-            await self._restore(session)
-        except BaseException:
-            await session.aclose()
-            raise
-        if conversation.listening and self.binding is not None and self.binding.own:
-            session.listen(lines)
-        kind = TransportType(transport) if transport in set(TransportType) else TransportType.STREAMABLE_HTTP
-        return PooledSession(session, aclosing(session), upstream.target.url, self._credential.identity, kind)
-
-    async def _restore(self, session: UpstreamSession) -> None:
-        """Give a new session what the client told earlier ones: its log level and its subscriptions."""
-        conversation, slug = self._conversation, self._upstream.slug
-        steps: list[tuple[str, jsonrpc.Params]] = []
-        if conversation.log_level is not None and self._upstream.offers("logging"):
-            steps.append(("logging/setLevel", {"level": jsonrpc.raw(conversation.log_level)}))
-        if self.binding is not None and self.binding.own:
-            uris = [uri for name, uri in conversation.subscriptions if name == slug]
-            steps += [("resources/subscribe", {"uri": jsonrpc.raw(uri)}) for uri in uris]
-        for method, params in steps:
-            call = Call(method, params, client=conversation, headers=self._credential.lines, timeout_seconds=10.0)
-            try:
-                await session.request(call, NoChannel())
-            except RpcError as error:
-                _log.info("%s on a new session of %r: %s", method, slug, error)
+def _own_sessions(conversation: Conversation) -> list[UpstreamSession]:
+    own = [binding.session for binding in conversation.bindings.values() if binding.own]
+    return [session for session in own if session is not None and not session.closed]
 
 
 async def _notify(session: UpstreamSession, method: str) -> None:
@@ -253,15 +270,10 @@ async def _notify(session: UpstreamSession, method: str) -> None:
         _log.info("%s was not passed on: %s", method, error)
 
 
-def hello_of(conversation: Conversation) -> Hello:
-    """What an upstream is told of the client when a session is opened for it."""
-    capabilities = jsonrpc.object_of(conversation.capabilities)
-    carried = {name: value for name, value in capabilities.items() if name not in NOT_FOR_UPSTREAM}
-    info = conversation.client_info
-    return Hello(msgspec.json.encode(carried), info if info != b"{}" else GATEWAY_INFO)
-
-
-def _partition(policy: str, conversation: Conversation) -> str:
+def _partition(policy: str, conversation: Conversation, conversation_key: str) -> str:
+    """What, beside the user, two calls must have in common to share a session."""
     if policy == "bound" and conversation.id:
         return f"bound:{conversation.id}"
-    return "principal" if policy == "bound" else policy
+    if policy in ("bound", "principal"):
+        return f"principal{conversation_key}"
+    return policy

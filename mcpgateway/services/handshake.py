@@ -47,7 +47,7 @@ class Handshake:
         return msgspec.json.encode(jsonrpc.object_of(welcome.raw) | changes)
 
     async def _welcome(self, upstream: Upstream, conversation: Conversation, call: Call) -> Welcome:
-        identity = upstream.credentials.of(call.client_headers).identity
+        identity = upstream.identity_of(conversation.principal, call)
         welcome = upstream.welcomes.get(identity)
         if welcome is None:
             ping = Call("ping", client=conversation, client_headers=call.client_headers)

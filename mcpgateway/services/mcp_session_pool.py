@@ -7,31 +7,26 @@ happened to need it first: a caller that gives up loses its place in line and no
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
+from itertools import count
 from typing import Any
+from weakref import WeakSet
 
 from mcpgateway import runtime
-from mcpgateway.errors import (
-    AuthRefused,
-    CircuitOpen,
-    ConnectionLost,
-    PoolClosed,
-    PoolExhausted,
-    RpcError,
-    SessionLost,
-    UpstreamError,
-)
-from mcpgateway.pool.breaker import Breaker
+from mcpgateway.errors import AuthRefused, CircuitOpen, ConnectionLost, PoolClosed, PoolExhausted, SessionLost, UpstreamError
+from mcpgateway.pool.blocked import Blocked
+from mcpgateway.pool.breaker import Breaker, Breakers
 from mcpgateway.pool.identity import identity_hash
-from mcpgateway.pool.key import PoolKey, Terms
+from mcpgateway.pool.key import PoolKey, Terms, place_of, shown
 from mcpgateway.pool.ledger import Ledger
-from mcpgateway.pool.limits import Limits, place_of
+from mcpgateway.pool.limits import Limits
 from mcpgateway.pool.session import Lease, PooledSession, TransportType
 from mcpgateway.pool.shelf import Shelf
 from mcpgateway.pool.stats import PoolStats
+from mcpgateway.services.closing import Closer
 from mcpgateway.services.leasing import Open, Want
 from mcpgateway.upstream.open import Opener, ping
 
@@ -44,11 +39,8 @@ __all__ = [
     "init_mcp_session_pool",
 ]
 
-_log = logging.getLogger("mcpgateway.pool")
-
 ANONYMOUS = "anonymous"
-CLOSE_SECONDS = 5.0
-CLOSES_AT_ONCE = 64
+GIVE_UP_SECONDS = 5.0
 PROBE_SECONDS = 5.0
 REAP_SECONDS = 5.0
 
@@ -59,16 +51,19 @@ SCOPES = {
     "total": "session_pool.max_sessions",
 }
 
+_turns = count()
+
 
 class _Waiting:
     """One caller in line. Served with a lease, refused with an error, or gone."""
 
-    def __init__(self, want: Want, deadline: float) -> None:
-        self.open: Open = want.open
+    def __init__(self, shelf: Shelf, open: Open, deadline: float) -> None:
+        self.open = open
         self.deadline = deadline
-        self.scope: str | None = None
-        self._upstream = place_of(want.key).partition("?")[0]
+        self.turn = next(_turns)
         self.future: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
+        self._shelf = shelf
+        shelf.waiters[self] = None
 
     def __repr__(self) -> str:
         return f"<_Waiting {'done' if self.done() else 'in line'}>"
@@ -82,10 +77,17 @@ class _Waiting:
     def refuse(self, error: BaseException) -> None:
         self.future.set_exception(error)
 
+    def leave(self) -> None:
+        """Stand in line no more."""
+        self._shelf.waiters.pop(self, None)
+
     def expire(self) -> None:
+        self.leave()
         if not self.done():
-            why = f"{SCOPES[self.scope]} is reached" if self.scope else "the session was not opened in time"
-            self.refuse(PoolExhausted(f"no session for upstream {self._upstream!r} came free: {why}; try again shortly"))
+            scope = self._shelf.blocked_by
+            why = f"{SCOPES[scope]} is reached" if scope else "none was opened in time"
+            name = shown(self._shelf.key)
+            self.refuse(PoolExhausted(f"no session for upstream {name!r} came free: {why}; try again shortly"))
 
 
 class MCPSessionPool:
@@ -93,7 +95,7 @@ class MCPSessionPool:
 
     May be built outside a running loop. `session_ttl_seconds` is how old a session gets, and how long it may idle, where
     its terms do not say otherwise; `health_check_interval_seconds` is the idle time after which it is probed before use.
-    `wait_seconds` bounds the wait for a lease.
+    `wait_seconds` bounds the wait for a lease. Whoever hands in an opener or a sweep closes it.
     """
 
     def __init__(
@@ -117,14 +119,16 @@ class MCPSessionPool:
         self.stats = PoolStats()
         self._ledger = Ledger(limits or Limits(), self.stats)
         self._wait_seconds = wait_seconds
-        self._sweep = sweep or runtime.Sweep()
+        self._own_sweep = None if sweep else runtime.Sweep()
+        self._sweep = sweep or self._own_sweep or runtime.Sweep()
         self._now = self._sweep.now
-        self._opener = opener or Opener(self._sweep)
-        self._breakers: dict[str, Breaker] = {}
-        self._blocked: dict[Shelf, None] = {}
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._closing = asyncio.Semaphore(CLOSES_AT_ONCE)
-        self._reaper = _Reaper(self)
+        self._own_opener = None if opener else Opener(self._sweep)
+        self._opener = opener or self._own_opener or Opener(self._sweep)
+        self._breakers = Breakers()
+        self._blocked = Blocked()
+        self._work: set[asyncio.Task[Any]] = set()
+        self._closer = Closer(self._sweep, self._gone)
+        self._reaper = _Reaper(self, self._sweep)
         self._closed = False
 
     def __repr__(self) -> str:
@@ -145,30 +149,45 @@ class MCPSessionPool:
 
         `timeout` bounds the opening, in seconds. Raises PoolError (CircuitOpen too) and UpstreamError.
         """
-        key = self._make_pool_key(url, headers, transport_type, user_identity=user_identity)
+        key = self._make_pool_key(url, headers, transport_type, httpx_client_factory, user_identity)
 
         async def open() -> PooledSession:
             return await self._create_session(url, headers, transport_type, httpx_client_factory, timeout)
 
-        self._check_breaker(key)
-        lease = await self.lease(Want(key, self.terms, open))
-        lease.pooled.holder = lease
-        return lease.pooled
+        breaker = self._pass_breaker(key)
+        try:
+            lease = await self.lease(Want(key, self.terms, open))
+        finally:
+            # A trial that came to no verdict, say because a warm session was there, must not keep the next caller out.
+            breaker.gave_up()
+        pooled = lease.pooled
+        pooled.holder, pooled.held_by = lease, asyncio.current_task()
+        return pooled
 
-    async def release(self, session: PooledSession) -> None:
-        """Give back what `acquire` gave. Idempotent."""
-        lease, session.holder = session.holder, None
-        if lease is not None:
-            self.give_back(lease)
+    async def release(self, session: PooledSession, error: BaseException | None = None) -> None:
+        """Give back what `acquire` gave; `error` is how its use ended, see `give_back`.
+
+        Idempotent: a task that gave the session back earlier does not take it from the one who holds it now.
+        """
+        lease, holder, task = session.holder, session.held_by, asyncio.current_task()
+        former = session.former_holders
+        if lease is None or (task is not holder and former is not None and task in former):
+            return
+        session.holder = session.held_by = None
+        session.former_holders = former = WeakSet() if former is None else former
+        former.update(each for each in (holder, task) if each is not None)
+        self.give_back(lease, error)
 
     @asynccontextmanager
     async def session(self, url: str, headers: Mapping[str, str] | None = None, **how: Any) -> AsyncIterator[PooledSession]:
-        """`acquire` and `release` around a block."""
+        """`acquire` and `release` around a block. How the block ends decides what becomes of the session."""
         session = await self.acquire(url, headers, **how)
         try:
             yield session
-        finally:
-            await self.release(session)
+        except BaseException as error:
+            await self.release(session, error)
+            raise
+        await self.release(session)
 
     @staticmethod
     def _compute_identity_hash(headers: Mapping[str, str] | None) -> str:
@@ -179,9 +198,11 @@ class MCPSessionPool:
         url: str,
         headers: Mapping[str, str] | None,
         transport_type: TransportType,
+        httpx_client_factory: Callable[..., Any] | None = None,
         user_identity: str = ANONYMOUS,
     ) -> PoolKey:
-        return PoolKey(user_identity, url, identity_hash(headers), transport_type.value)
+        identity = identity_hash(headers)
+        return PoolKey(user_identity, url, identity, transport_type.value, client_factory=httpx_client_factory)
 
     async def _create_session(
         self,
@@ -209,42 +230,19 @@ class MCPSessionPool:
         Raises PoolClosed; PoolExhausted after `wait_seconds` in line; UpstreamError where opening failed.
         """
         if self._closed:
-            raise PoolClosed("the session pool is closed: the gateway is shutting down")
-        return self.warm(want.key) or await self._probed(want.key) or await self._wait_in_line(want)
-
-    async def _probed(self, key: PoolKey) -> Lease | None:
-        """A lease of a session that idled for long and has just shown that it is alive."""
-        self._close_soon(self._ledger.spoiled(key, self._now()))
-        lease = self._ledger.to_probe(key, self._now())
-        if lease is None:
-            return None
-        self.stats.probes += 1
-        try:
-            alive = await self._validate_session(lease.pooled)
-        except BaseException:
-            # Given back as it was: neither proven alive nor found dead.
-            self._take_back(self._ledger.give_back(lease, lease.pooled.idle_since))
-            raise
-        if alive:
-            self.stats.hits += 1
-            return lease
-        # One probe budget for all: siblings that idled as long are not probed one after the other.
-        self._drop(lease)
-        return None
-
-    async def _validate_session(self, pooled: PooledSession) -> bool:
-        """Whether the session answers a ping. A time-out is a failure."""
-        return await ping(pooled.session, PROBE_SECONDS)
+            raise _closed()
+        return self.warm(want.key) or await self._wait_in_line(want)
 
     async def _wait_in_line(self, want: Want) -> Lease:
         shelf = self._ledger.shelf(want.key, want.terms)
-        waiter = _Waiting(want, self._now() + self._wait_seconds)
-        shelf.waiters.append(waiter)
+        waiter = _Waiting(shelf, want.open, self._now() + self._wait_seconds)
         self.stats.misses += 1
         self._pump(shelf)
+        if shelf.blocked_by is not None:
+            self.stats.waits += 1
         self._sweep.watch(waiter)
         try:
-            return await waiter.future
+            lease = await waiter.future
         except PoolExhausted:
             self.stats.timeouts += 1
             raise
@@ -252,105 +250,140 @@ class MCPSessionPool:
             self._gave_up(waiter)
             raise
         finally:
-            self._sweep.forget(waiter)
-            shelf.first_waiter()
-            self._ledger.forget_if_empty(shelf)
+            self._left(shelf, waiter)
+        if lease.pooled.closed:
+            raise _closed()
+        return lease
 
     def _gave_up(self, waiter: _Waiting) -> None:
         """A caller left. If a session was handed to it in the same moment, the session goes to the next in line."""
         if not waiter.future.cancel() and not waiter.future.cancelled() and waiter.future.exception() is None:
             self.give_back(waiter.future.result())
 
-    def _check_breaker(self, key: PoolKey) -> None:
-        pause = self.breaker(place_of(key)).refuses_for(self._now())
+    def _left(self, shelf: Shelf, waiter: _Waiting) -> None:
+        self._sweep.forget(waiter)
+        waiter.leave()
+        if not shelf.waiters:
+            self._blocked.drop(shelf)
+            self._ledger.forget_if_empty(shelf)
+
+    def _pass_breaker(self, key: PoolKey) -> Breaker:
+        breaker = self.breaker(place_of(key))
+        pause = breaker.refuses_for(self._now())
         if pause > 0:
-            name = place_of(key).partition("?")[0]
             raise CircuitOpen(
-                f"upstream {name!r} failed repeatedly and is left alone for another {pause:.1f} s; try again after that",
+                f"upstream {shown(key)!r} failed repeatedly and is left alone for another {pause:.1f} s; try again after that",
                 retry_after_seconds=pause,
             )
+        return breaker
 
     def breaker(self, upstream: str) -> Breaker:
         """The circuit breaker of an upstream."""
-        return self._breakers.setdefault(upstream, Breaker())
+        return self._breakers.of(upstream)
 
-    # Opening.
+    # Serving those in line.
 
     def _pump(self, shelf: Shelf) -> None:
-        """Open as many sessions as those in line on this shelf need and the limits allow."""
-        self._blocked.pop(shelf, None)
-        while shelf.wanted() > 0:
-            scope = self._ledger.reserve(shelf)
-            if scope is None:
-                self._start_opening(shelf)
-                continue
-            for waiter in shelf.waiters:
-                if isinstance(waiter, _Waiting):
-                    waiter.scope = scope
-            self.stats.waits += 1
-            if scope != "key":
-                self._blocked[shelf] = None
-                self._make_room(shelf.key, scope)
+        """Get those in line on this shelf what they need and the limits allow: a warm session, a probed or a new one."""
+        now = self._now()
+        self._close(self._ledger.spoiled(shelf, now))
+        if self._closed:
             return
+        self._ledger.serve(shelf, now)
+        shelf.blocked_by = None
+        while shelf.blocked_by is None and shelf.wanted() > 0:
+            lease = self._ledger.to_probe(shelf, now)
+            if lease is not None:
+                self._start(self._validate_session(lease.pooled), f"probe {lease!r}", partial(self._probed, shelf, lease))
+                continue
+            shelf.blocked_by = self._ledger.reserve(shelf)
+            if shelf.blocked_by is None:
+                self._start_opening(shelf)
+        self._block(shelf)
 
-    def _make_room(self, key: PoolKey, scope: str) -> None:
-        if not self._ledger.room_is_coming(key, scope):
-            victim = self._ledger.evict_for(key, scope)
-            if victim is not None:
-                self._close_soon([victim])
+    def _block(self, shelf: Shelf) -> None:
+        """Note what the shelf waits for. Where others hold its places, idle sessions make way."""
+        scope = shelf.blocked_by
+        if scope is None or scope == "key":
+            self._blocked.drop(shelf)
+            return
+        self._blocked.put(shelf, scope)
+        while shelf.wanted() > shelf.evicting and (victim := self._ledger.evict_for(shelf, scope)) is not None:
+            self._closer.close(victim)
 
-    def _use_room(self) -> None:
-        """A place came free: those who were blocked try again, in the order in which they were."""
-        for shelf in list(self._blocked):
+    def _use_room(self, key: PoolKey) -> None:
+        """A place that counted for `key` came free: those whom it helps go on, first come first served."""
+        tried: set[str] = set()
+        while (shelf := self._blocked.next_for_place(key, tried)) is not None:
+            scope = shelf.blocked_by
             self._pump(shelf)
+            if scope is not None and shelf.blocked_by == scope:
+                tried.add(scope)
+
+    def _make_way(self, key: PoolKey) -> None:
+        """A session of `key` went idle: it makes way if a caller elsewhere waits for its place."""
+        shelf = self._blocked.next_for_eviction(key)
+        if shelf is not None:
+            self._block(shelf)
+
+    def _start(self, work: Coroutine[Any, Any, Any], name: str, then: Callable[[asyncio.Task[Any]], None]) -> None:
+        task = runtime.spawn(work, name)
+        self._work.add(task)
+        task.add_done_callback(self._work.discard)
+        # A callback rather than a `finally`: it is called as well where the task was cancelled before it began.
+        task.add_done_callback(then)
+
+    def _probed(self, shelf: Shelf, lease: Lease, task: asyncio.Task[bool]) -> None:
+        """A session that idled for long was asked whether it is alive. No clear yes is a no."""
+        self.stats.probes += 1
+        if not task.cancelled() and task.exception() is None and task.result():
+            self._took_back(lease, self._ledger.probed(lease, self._now()))
+        else:
+            # One budget for all: siblings that idled as long are not probed one after the other.
+            self._close(self._ledger.found_dead(lease, self._now()))
+        self._pump(shelf)
+
+    async def _validate_session(self, pooled: PooledSession) -> bool:
+        """Whether the session answers a ping. A time-out is a failure."""
+        return await ping(pooled.session, PROBE_SECONDS)
 
     def _start_opening(self, shelf: Shelf) -> None:
         waiter = shelf.first_waiter()
         if not isinstance(waiter, _Waiting):
             raise RuntimeError("a session is opened only for somebody in line")
         self._reaper.start()
-        self._keep(runtime.spawn(self._open(shelf, waiter.open), f"open {shelf.key!r}"))
+        self._start(
+            _attempt(waiter.open), f"open {shelf.key!r}", partial(self._opened, shelf, self._ledger.generation(shelf))
+        )
 
-    async def _open(self, shelf: Shelf, open: Open) -> None:
-        generation = self._ledger.generation(shelf.key)
-        try:
-            pooled = await open()
-        except BaseException as error:
+    def _opened(self, shelf: Shelf, generation: int, task: asyncio.Task[PooledSession | Exception]) -> None:
+        outcome = _closed() if task.cancelled() else task.result()
+        if isinstance(outcome, Exception):
             self._ledger.not_opened(shelf)
-            self._opening_failed(shelf, error)
-            if not isinstance(error, Exception):
-                raise
+            self._opening_failed(shelf, outcome)
+            self._use_room(shelf.key)
             return
-        self.breaker(place_of(shelf.key)).succeeded()
         now = self._now()
         # Jitter, so that the sessions of one burst are not all renewed in one moment.
         close_at = now + shelf.terms.max_age_seconds * random.uniform(0.9, 1.0)  # noqa: S311
-        self._ledger.opened(shelf, pooled, generation, close_at, now)
-        self._close_soon(self._ledger.spoiled(shelf.key, now))
+        self._ledger.opened(shelf, outcome, generation, close_at, now)
+        if outcome.session.closed is True:
+            # Without this, a server that dies at once would be opened again and again for the one who waits.
+            self._opening_failed(shelf, ConnectionLost(shown(shelf.key), "the session ended as soon as it was opened"))
+            return
+        self.breaker(place_of(shelf.key)).succeeded()
         self._pump(shelf)
+        self._went_idle(outcome)
 
-    def _opening_failed(self, shelf: Shelf, error: BaseException) -> None:
+    def _opening_failed(self, shelf: Shelf, error: Exception) -> None:
         """Tell the one who waited for this opening, or all of them where they wait for the same session."""
-        self._count(place_of(shelf.key), error)
-        if not isinstance(error, Exception):
-            error = PoolClosed("the session pool is closed: the gateway is shutting down")
+        self.breaker(place_of(shelf.key)).count(error, self._now())
         while (waiter := shelf.first_waiter()) is not None:
-            shelf.waiters.popleft()
+            del shelf.waiters[waiter]
             waiter.refuse(error)
             if shelf.terms.exclusive:
                 break
         self._pump(shelf)
-        self._ledger.forget_if_empty(shelf)
-        self._use_room()
-
-    def _count(self, upstream: str, error: BaseException) -> None:
-        breaker = self.breaker(upstream)
-        if isinstance(error, UpstreamError) and error.connection_level:
-            breaker.failed(self._now())
-        elif isinstance(error, UpstreamError | RpcError):
-            breaker.succeeded()
-        else:
-            breaker.gave_up()
 
     # Giving back.
 
@@ -362,86 +395,77 @@ class MCPSessionPool:
         gone with it, or if nobody's state is in it.
         """
         if error is None:
-            self._take_back(self._ledger.give_back(lease, self._now(), lease.session.closed is not True))
+            to_close = self._ledger.give_back(lease, self._now())
+            if to_close is not None or self._blocked.gate_of:
+                self._took_back(lease, to_close)
         elif not lease.released:
             self._settle(lease, error)
 
     def _settle(self, lease: Lease, error: BaseException) -> None:
-        key = lease.pooled.key
-        if key is not None and isinstance(error, UpstreamError):
-            self._count(place_of(key), error)
+        shelf = lease.pooled.shelf
+        if isinstance(error, UpstreamError):
+            self.breaker(place_of(shelf.key)).count(error, self._now())
         if isinstance(error, SessionLost):
             self.stats.lost += 1
-            self._drop(lease)
+            self._close(self._ledger.found_dead(lease, self._now()))
             return
-        shared = key is not None and key in self._ledger.shelves and self._ledger.shelves[key].terms.exclusive
-        broken = isinstance(error, AuthRefused) or (isinstance(error, ConnectionLost) and shared)
-        self._take_back(self._ledger.give_back(lease, self._now(), not broken and lease.session.closed is not True))
+        broken = isinstance(error, AuthRefused) or (isinstance(error, ConnectionLost) and shelf.terms.exclusive)
+        self._took_back(lease, self._ledger.give_back(lease, self._now(), not broken))
 
-    def _drop(self, lease: Lease) -> None:
-        """The session is dead, and its siblings of its age with it."""
-        idle = self._ledger.lost_with_siblings(lease.pooled)
-        dead = self._ledger.give_back(lease, self._now(), keep=False)
-        self._close_soon([*idle, *([dead] if dead else [])])
-
-    def _take_back(self, to_close: PooledSession | None) -> None:
+    def _took_back(self, lease: Lease, to_close: PooledSession | None) -> None:
         if to_close is not None:
-            self._close_soon([to_close])
-        if self._blocked:
-            self._use_room()
+            self._closer.close(to_close)
+        else:
+            self._went_idle(lease.pooled)
+
+    def _went_idle(self, pooled: PooledSession) -> None:
+        if self._blocked.gate_of and not pooled.leases:
+            self._make_way(pooled.shelf.key)
 
     # Closing.
 
     def end(self, keys: Iterable[PoolKey]) -> None:
         """Close the sessions of these keys, those on lease as they come home."""
         for key in keys:
-            shelf = self._ledger.shelves.get(key)
-            if shelf is not None:
-                self._close_soon(self._ledger.retire_on(shelf, lambda session: True))
+            self._close(self._ledger.end(key))
 
     def drain(self, upstream: str) -> None:
         """Lend no session of `upstream` again that exists now; calls in flight finish."""
-        self._close_soon(self._ledger.drain(upstream))
+        self._close(self._ledger.drain(upstream))
 
     def reap(self) -> None:
         """Close what is old or was idle for too long. Runs by itself, without traffic."""
-        self._close_soon(self._ledger.due(self._now()))
+        self._close(self._ledger.due(self._now()))
 
-    def _close_soon(self, sessions: Iterable[PooledSession]) -> None:
+    def _close(self, sessions: Iterable[PooledSession]) -> None:
         for pooled in sessions:
-            self._keep(runtime.spawn(self._close(pooled), f"close {pooled!r}"))
+            self._closer.close(pooled)
 
-    async def _close(self, pooled: PooledSession) -> None:
-        try:
-            async with self._closing, asyncio.timeout(CLOSE_SECONDS):
-                await pooled.transport_context.__aexit__(None, None, None)
-        except Exception as error:
-            _log.info("closing %r: %s", pooled, error or type(error).__name__)
-        finally:
-            self._ledger.gone(pooled)
-            self._use_room()
-            if pooled.key is not None and (shelf := self._ledger.shelves.get(pooled.key)) is not None:
-                self._pump(shelf)
-
-    def _keep(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _gone(self, pooled: PooledSession) -> None:
+        """A session is closed: its place is for those who wait, on its own shelf or elsewhere."""
+        self._ledger.gone(pooled)
+        self._use_room(pooled.shelf.key)
+        self._pump(pooled.shelf)
 
     async def close_all(self) -> None:
-        """Close every session, concurrently and each within a few seconds. Who waits is told; nothing is lent again."""
+        """Close every session, concurrently and within a few seconds. Who waits is told; nothing is lent again."""
         self._closed = True
         self._reaper.stop()
-        for task in [task for task in self._tasks if task.get_name().startswith("open ")]:
-            await runtime.end_task(task)
         for shelf in list(self._ledger.shelves.values()):
             while (waiter := shelf.first_waiter()) is not None:
-                shelf.waiters.popleft()
-                waiter.refuse(PoolClosed("the session pool is closed: the gateway is shutting down"))
-        self._close_soon(self._ledger.retire(lambda session: True))
-        self._close_soon(self._ledger.abandon_leased())
-        while self._tasks:
-            await asyncio.wait(list(self._tasks))
-        await self._opener.aclose()
+                del shelf.waiters[waiter]
+                waiter.refuse(_closed())
+        for task in self._work:
+            task.cancel()
+        if self._work:
+            await asyncio.wait(list(self._work), timeout=GIVE_UP_SECONDS)
+        self._close(self._ledger.retire(lambda session: True))
+        self._close(self._ledger.abandon_leased())
+        await self._closer.finish()
+        if self._own_opener is not None:
+            await self._own_opener.aclose()
+        if self._own_sweep is not None:
+            self._own_sweep.close()
 
     def get_metrics(self) -> dict[str, int]:
         """The figures: counters of `PoolStats`, and how many keys, sessions, idle and waiting there are now."""
@@ -452,8 +476,14 @@ class MCPSessionPool:
             "idle": self._ledger.idle_count,
             "leased": sum(len(shelf.busy) for shelf in shelves),
             "opening": sum(shelf.opening for shelf in shelves),
-            "waiting": sum(not waiter.done() for shelf in shelves for waiter in shelf.waiters),
+            "closing": len(self._ledger.closing),
+            "waiting": sum(len(shelf.waiters) for shelf in shelves),
         }
+
+    @property
+    def holds_any(self) -> bool:
+        """Whether there is any session, or one on its way."""
+        return self._ledger.reservations.total > 0
 
     @property
     def _hits(self) -> int:
@@ -465,12 +495,16 @@ class MCPSessionPool:
 
 
 class _Reaper:
-    """Comes round by the sweep: no task and no timer of its own."""
+    """Comes round by the sweep while there are sessions: no task and no timer of its own."""
 
-    def __init__(self, pool: MCPSessionPool) -> None:
+    def __init__(self, pool: MCPSessionPool, sweep: runtime.Sweep) -> None:
         self._pool = pool
+        self._sweep = sweep
         self._running = False
         self.deadline = 0.0
+
+    def __repr__(self) -> str:
+        return f"<_Reaper {'running' if self._running else 'at rest'}>"
 
     def start(self) -> None:
         if not self._running:
@@ -479,16 +513,29 @@ class _Reaper:
 
     def stop(self) -> None:
         self._running = False
-        self._pool._sweep.forget(self)
+        self._sweep.forget(self)
 
     def _again(self) -> None:
-        self.deadline = self._pool._now() + REAP_SECONDS * random.uniform(0.8, 1.2)  # noqa: S311
-        self._pool._sweep.watch(self)
+        self.deadline = self._sweep.now() + REAP_SECONDS * random.uniform(0.8, 1.2)  # noqa: S311
+        self._sweep.watch(self)
 
     def expire(self) -> None:
         self._pool.reap()
+        self._running = self._pool.holds_any
         if self._running:
             self._again()
+
+
+async def _attempt(open: Open) -> PooledSession | Exception:
+    """What opening came to. An error is for the one who waits, not for the task that happened to meet it."""
+    try:
+        return await open()
+    except Exception as error:
+        return error
+
+
+def _closed() -> PoolClosed:
+    return PoolClosed("the session pool is closed: the gateway is shutting down")
 
 
 _pool: MCPSessionPool | None = None

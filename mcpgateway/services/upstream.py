@@ -7,9 +7,12 @@ from enum import StrEnum
 import msgspec
 
 from mcpgateway.auth.credentials import StaticCredentials
+from mcpgateway.auth.principals import Principal
 from mcpgateway.config import ServerConfig
 from mcpgateway.metrics import UpstreamFigures
 from mcpgateway.pool.breaker import Breaker
+from mcpgateway.protocol import jsonrpc
+from mcpgateway.protocol.call import Call
 from mcpgateway.upstream.base import Target, Welcome
 
 REMEMBERED = 1024
@@ -55,6 +58,7 @@ class Upstream:
         self.name = config.name
         self.slug = config.slug
         self.timeout_seconds = config.timeout_seconds
+        self.on_session_loss = config.on_session_loss
         self.credentials = StaticCredentials(config.headers, config.forward_headers)
         self.target = Target(
             name=config.name,
@@ -101,6 +105,20 @@ class Upstream:
             self.stateful = stateful
             self.policy, self.policy_reason = self._choose()
 
+    def slot_of(self, conversation_id: str, call: Call) -> str:
+        """Under which name a conversation's binding to this upstream is kept: one for all its calls, or one per value of
+        the configured conversation key, where callers have no session that would tell their conversations apart."""
+        key = self.config.conversation_key
+        if not key or (conversation_id and self.policy != "principal"):
+            return self.slug
+        kind, _, name = key.partition(":")
+        value = _meta_value(call, name) if kind == "meta" else _header_value(call, name.encode())
+        return f"{self.slug}\n{value}" if value else self.slug
+
+    def identity_of(self, principal: Principal | None, call: Call) -> str:
+        """Who the caller is to this upstream, as a hash."""
+        return self.credentials.identity(principal, call.client_headers)
+
     def offers(self, capability: str) -> bool:
         """Whether the server declared a capability; True while it is not known."""
         return self.welcome is None or capability in self.welcome.capabilities
@@ -120,3 +138,13 @@ class Upstream:
             sessions=self.policy,
             sessions_reason=self.policy_reason,
         )
+
+
+def _header_value(call: Call, name: bytes) -> str:
+    return next((value.decode("latin-1") for key, value in call.client_headers if key == name), "")
+
+
+def _meta_value(call: Call, name: str) -> str:
+    """The raw JSON of a `_meta` key: two values that differ never meet."""
+    meta = call.params.get("_meta")
+    return bytes(jsonrpc.object_of(meta).get(name, b"")).decode() if meta is not None else ""

@@ -49,9 +49,8 @@ class UtilityService:
         conversation.log_level = level
         if view.single:
             return await self._forward.send(view.only, conversation, call, channel)
-        for slug in list(conversation.bindings):
-            upstream = view.upstreams.get(slug)
-            if upstream is not None and upstream.offers("logging"):
+        for upstream in {binding.upstream for binding in conversation.bindings.values()}:
+            if upstream.slug in view.upstreams and upstream.offers("logging"):
                 params = {"level": jsonrpc.raw(level)}
                 told = Call(call.method, params, client=call.client, client_headers=call.client_headers)
                 try:

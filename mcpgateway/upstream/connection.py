@@ -23,7 +23,8 @@ MAX_HEAD_BYTES = 64 * 1024
 MAX_BODY_BYTES = 64 * 1024 * 1024
 BUFFERED_CHUNKS_BYTES = 1024 * 1024
 IDLE_SECONDS = 4.0
-"""How long a connection is kept for reuse. Common servers close theirs after 5 s: closing first loses no request to that race."""
+"""How long a connection is kept for reuse. Common servers close theirs after 5 s: who closes first loses no request to that
+race."""
 IDLE_CONNECTIONS = 64
 LAST_BYTES_SECONDS = 1.0
 """How long a stream of which nothing more is wanted may take to end, before it costs its connection."""

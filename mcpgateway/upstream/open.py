@@ -81,7 +81,7 @@ class Opener:
             return await open_streamable_http(target, http, hello, headers)
         except UpstreamError as error:
             if target.transport == "auto" and may_have_changed(error):
-                del self._found[target.url]
+                self._found.pop(target.url, None)
                 return await self._find_out(target, http, hello, headers)
             raise await explain_refusal(target, http, headers, error) from error
 
@@ -118,7 +118,10 @@ class Opener:
         client_factory: Callable[..., Any] | None = None,
         timeout_seconds: float | None = None,
     ) -> tuple[UpstreamSession, Context]:
-        """A session with nothing known but a URL, and the context whose end closes it. `client_factory` makes its HTTP client."""
+        """A session with nothing known but a URL, and the context whose end closes it.
+
+        `client_factory` makes its HTTP client; without one it is our own.
+        """
         target = Target(
             name=urlsplit(url).netloc.rpartition("@")[2] or url,
             url=url,

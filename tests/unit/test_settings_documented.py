@@ -9,17 +9,22 @@ import msgspec
 import pytest
 from msgspec import inspect
 
-from mcpgateway.config import GatewayConfig, LimitsConfig, LogsConfig, PoolConfig, ServerConfig
+from mcpgateway.config import GatewayConfig, JwtConfig, LimitsConfig, LogsConfig, PoolConfig, ServerConfig
+from mcpgateway.config.values import AuditConfig, OAuthConfig, TlsConfig
 
 REFERENCE = (Path(__file__).parents[2] / "docs" / "reference" / "settings.md").read_text(encoding="utf-8")
 SECTIONS = {
     "mcpServers.NAME": ServerConfig,
+    "mcpServers.NAME.oauth": OAuthConfig,
+    "mcpServers.NAME.tls": TlsConfig,
     "gateway": GatewayConfig,
+    "gateway.auth.jwt": JwtConfig,
     "gateway.session_pool": PoolConfig,
     "gateway.limits": LimitsConfig,
     "gateway.logs": LogsConfig,
+    "gateway.audit": AuditConfig,
 }
-NOT_WRITTEN_BY_PEOPLE = {"name", "slug"}
+NOT_WRITTEN_BY_PEOPLE = {"name", "slug", "keys"}
 SETTINGS = [
     (f"{section}.{field.name}", field)
     for section, kind in SECTIONS.items()
@@ -49,12 +54,12 @@ def test_a_setting_is_documented_with_its_default_and_floor(name: str, field: An
         assert all(f"`{value}`" in entry(name) for value in kind.values)
 
 
-@pytest.mark.parametrize("name", ["gateway.auth.tokens"])
+@pytest.mark.parametrize("name", ["gateway.auth.tokens", "gateway.auth.jwt"])
 def test_settings_that_are_read_by_hand_are_documented_too(name: str) -> None:
     assert entry(name)
 
 
 def test_the_reference_has_no_setting_that_is_not_there() -> None:
-    known = {name for name, _ in SETTINGS} | {"gateway.auth.tokens", "mcpServers.NAME.disabled"}
+    known = {name for name, _ in SETTINGS} | {"gateway.auth.tokens", "gateway.auth.jwt", "mcpServers.NAME.disabled"}
     headings = {line[5:-1] for line in REFERENCE.splitlines() if line.startswith("### `")}
     assert headings <= known

@@ -126,6 +126,150 @@ def test_tokens_have_one_hash_or_several() -> None:
     assert found == [("alice", A_HASH, ""), ("alice", "c" * 64, ""), ("bob", B_HASH, "acme")]
 
 
+JWT = {
+    "issuer": "https://id.example.com/",
+    "audience": "https://mcp.example.com",
+    "jwks_url": "https://id.example.com/jwks.json",
+}
+
+
+def jwt(changed: dict[str, Any] | list[Any], **environ: str) -> tuple[config.JwtConfig, ...]:
+    written = changed if isinstance(changed, list) else JWT | changed
+    found = gateway({"public_url": "https://mcp.example.com/", "auth": {"jwt": written}}, **environ).auth
+    assert found is not None and found.tokens == ()
+    return found.jwt
+
+
+def test_an_issuer_of_jwts_is_read_as_it_is_written() -> None:
+    (found,) = jwt(
+        {"leeway_seconds": 5, "tenant_claim": "org", "algorithms": ["ES256"], "jwks_url": "${JWKS}"}, JWKS="https://x/"
+    )
+    assert (found.issuer, found.audience, found.jwks_url) == (
+        "https://id.example.com/",
+        ("https://mcp.example.com",),
+        "https://x/",
+    )
+    assert (found.leeway_seconds, found.tenant_claim, found.algorithms) == (5.0, "org", ("ES256",))
+    assert found.subject_claim == "sub" and "none" not in config.JwtConfig().algorithms
+
+
+def test_there_may_be_several_issuers_and_audiences() -> None:
+    audiences = ["https://mcp.example.com/mcp", "https://mcp.example.com"]
+    found = jwt([JWT, JWT | {"issuer": "https://b", "audience": audiences}])
+    assert [each.issuer for each in found] == ["https://id.example.com/", "https://b"]
+    assert found[1].audience == tuple(audiences)
+
+
+def test_a_key_file_lies_beside_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "keys.json").write_bytes(b'{"keys": []}')
+    written = JWT | {"key_file": "keys.json", "algorithms": ["HS256"]}
+    del written["jwks_url"]
+    document = {"mcpServers": {}, "gateway": {"public_url": "https://mcp.example.com", "auth": {"jwt": written}}}
+    (tmp_path / "mcp.json").write_text(json.dumps(document), encoding="utf-8")
+    auth = config.load(str(tmp_path / "mcp.json"), {}).gateway.auth
+    assert auth is not None and auth.jwt[0].keys == b'{"keys": []}'
+    (tmp_path / "keys.json").write_bytes(b" " * ((1 << 20) + 1))
+    with pytest.raises(ConfigError, match=r"gateway\.auth\.jwt\.key_file: is larger than 1 MiB"):
+        config.load(str(tmp_path / "mcp.json"), {})
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"issuer": ""}, "auth.jwt.issuer: expected the issuer's URL exactly as it stands in its tokens"),
+        ({"issuer": "static"}, "auth.jwt.issuer: expected the issuer's URL"),
+        ({"issuer": "https://x/#a"}, "auth.jwt.issuer: expected the issuer's URL"),
+        ({"issuer": 5}, "auth.jwt.issuer: expected a string, found a number"),
+        ({"audience": []}, "auth.jwt.audience: is missing; it is the URL of this gateway"),
+        (
+            {"audience": ["https://mcp.example.com", "https://mcp.example.com.evil"]},
+            "audience: must be gateway.public_url or begin",
+        ),
+        ({"audience": [5]}, "auth.jwt.audience[0]: expected a string, found a number"),
+        ({"jwks_url": ""}, "auth.jwt: needs one of jwks_url and key_file, and not both"),
+        ({"key_file": "keys.json"}, "auth.jwt: needs one of jwks_url and key_file, and not both"),
+        ({"jwks_url": "http://id.example.com/jwks"}, "auth.jwt.jwks_url: must begin with https://"),
+        ({"jwks_url": "file:///etc/passwd"}, "auth.jwt.jwks_url: expected a URL"),
+        ({"jwks_url": "", "key_file": "/no/such"}, "auth.jwt.key_file: cannot be read: No such file"),
+        ({"jwks_url": "", "key_file": "a\u0000b"}, "auth.jwt.key_file: cannot be read: not a path"),
+        ({"algorithms": ["none"]}, "auth.jwt.algorithms: expected some of RS256,"),
+        ({"algorithms": ["HS256"]}, "auth.jwt.algorithms: HS256, HS384 and HS512 need a shared secret"),
+        ({"algorithms": []}, "auth.jwt.algorithms: is empty"),
+        ({"leeway_seconds": 301}, "auth.jwt.leeway_seconds: expected a number from 0 to 300"),
+        ({"subject_claim": ""}, "auth.jwt.subject_claim: is empty"),
+        ({"keys": ""}, "auth.jwt.keys: unknown key"),
+        ({"jwksUrl": ""}, "auth.jwt.jwksUrl: unknown key; did you mean 'jwks_url'?"),
+        ([JWT, JWT], "auth.jwt[1].issuer: given twice"),
+        ([], "auth.jwt: expected an object, or a list of objects"),
+        (["x"], "auth.jwt[0]: expected an object"),
+    ],
+)
+def test_a_wrong_issuer_is_refused(changed: Any, said: str) -> None:
+    written = changed if isinstance(changed, list) else JWT | changed
+    assert said in gateway_refusal({"public_url": "https://mcp.example.com", "auth": {"jwt": written}})
+
+
+@pytest.mark.parametrize("url", ["http://localhost:8080/jwks", "http://127.0.0.1/jwks", "http://[::1]:9/jwks"])
+def test_keys_may_come_over_plain_http_from_this_machine(url: str) -> None:
+    assert jwt({"jwks_url": url})[0].jwks_url == url
+
+
+def test_jwts_need_the_url_they_are_issued_for() -> None:
+    assert "gateway.auth.jwt: needs gateway.public_url" in gateway_refusal({"auth": {"jwt": JWT}})
+
+
+def access(*rules: Any) -> tuple[config.AccessRule, ...]:
+    servers = {name: {"command": "x"} for name in ("crm", "crm-test", "my time")}
+    found = parsed({"mcpServers": servers, "gateway": {"access": list(rules)}}).gateway.access
+    assert found is not None
+    return found
+
+
+def test_without_a_table_there_are_no_rules() -> None:
+    assert gateway({}).access is None
+
+
+def test_a_rule_names_who_may_use_which_servers() -> None:
+    one, two, three = access(
+        {"who": "everyone", "servers": ["my_time"]},
+        {"who": {"group": ["dev", "ops"], "tenant": "acme"}, "servers": ["crm*", "my time"]},
+        {"who": {"principal": "alice", "issuer": "static"}, "servers": "*"},
+    )
+    assert one == config.AccessRule(servers=("my_time",))
+    assert (two.servers, two.groups, two.tenants) == (("crm", "crm-test", "my_time"), ("dev", "ops"), ("acme",))
+    assert (three.servers, three.principals, three.issuers) == (two.servers, ("alice",), ("static",))
+
+
+def test_a_rule_that_names_some_kind_allows_no_other() -> None:
+    (found,) = access({"who": "everyone", "servers": ["crm"], "tools": ["read_*"]})
+    assert (found.tools, found.resources, found.prompts) == (("read_*",), (), ())
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        ([], "gateway.access: expected a list with at least one rule"),
+        ({"who": "everyone"}, "gateway.access: expected a list with at least one rule"),
+        (["x"], "gateway.access[0]: expected an object"),
+        ([{"servers": ["crm"]}], 'gateway.access[0].who: expected "everyone", or an object'),
+        ([{"who": {}, "servers": ["crm"]}], 'gateway.access[0].who: expected "everyone", or an object'),
+        ([{"who": "alice", "servers": ["crm"]}], 'gateway.access[0].who: expected "everyone", or an object'),
+        ([{"who": {"user": "a"}, "servers": ["crm"]}], "gateway.access[0].who.user: unknown key; known here: principal,"),
+        ([{"who": {"principal": []}, "servers": ["crm"]}], "gateway.access[0].who.principal: is empty"),
+        ([{"who": {"principal": ""}, "servers": ["crm"]}], "gateway.access[0].who.principal: expected a string or a list"),
+        ([{"who": {"group": 5}, "servers": ["crm"]}], "gateway.access[0].who.group: expected a string or a list of strings"),
+        ([{"who": "everyone"}], "gateway.access[0].servers: expected a string or a list of strings"),
+        ([{"who": "everyone", "servers": []}], "gateway.access[0].servers: is empty"),
+        ([{"who": "everyone", "servers": ["crmm"]}], "there is no server 'crmm'; did you mean 'crm'?"),
+        ([{"who": "everyone", "servers": ["*", "zzz"]}], "there is no server 'zzz'; there are: crm"),
+        ([{"who": "everyone", "servers": ["crm"], "tool": []}], "gateway.access[0].tool: unknown key; did you mean 'tools'?"),
+        ([{"who": "everyone", "servers": ["crm"], "tools": [1]}], "gateway.access[0].tools: expected a string or a list"),
+    ],
+)
+def test_a_wrong_rule_is_refused(rules: Any, said: str) -> None:
+    assert said in refusal({"mcpServers": {"crm": {"command": "x"}}, "gateway": {"access": rules}})
+
+
 def test_all_problems_are_told_at_once_each_with_its_line() -> None:
     text = """{
   "mcpServers": {
