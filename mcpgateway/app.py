@@ -12,7 +12,8 @@ from types import FrameType
 
 import uvicorn
 
-from mcpgateway import logs, runtime
+from mcpgateway import runtime
+from mcpgateway.auth.access import Access
 from mcpgateway.auth.tokens import StaticTokens
 from mcpgateway.config import Config, ServerConfig
 from mcpgateway.downstream.dispatch import Dispatch
@@ -27,7 +28,6 @@ from mcpgateway.pool.key import Terms
 from mcpgateway.pool.limits import Limits
 from mcpgateway.runtime import Sweep
 from mcpgateway.services.announcements import Announcer
-from mcpgateway.services.audit import Audit, FileAudit, NullAudit
 from mcpgateway.services.catalog import Catalog
 from mcpgateway.services.forward import Forward
 from mcpgateway.services.gateway_service import GatewayService, UpstreamReport
@@ -44,6 +44,8 @@ from mcpgateway.services.upstream import Upstream
 from mcpgateway.services.utility_service import UtilityService
 from mcpgateway.services.views import Views
 from mcpgateway.upstream.open import Opener
+from mcpgateway.upstream.tls import TlsContexts
+from mcpgateway.wiring import audit_of, credentials_of, enabled_servers
 
 _log = logging.getLogger("mcpgateway")
 
@@ -55,10 +57,12 @@ class Gateway:
         self.config = config
         self.sweep = Sweep()
         self.figures = Figures()
-        self._opener = Opener(self.sweep)
-        self._audit = _audit_of(config)
+        self._tls = TlsContexts()
+        self._opener = Opener(self.sweep, self._tls)
+        self._audit = audit_of(config)
+        self._access = Access(config.gateway.access)
         self.pool = self._make_pool()
-        self.upstreams = {slug: self._make_upstream(server) for slug, server in _enabled(config).items()}
+        self.upstreams = {slug: self._make_upstream(server) for slug, server in enabled_servers(config).items()}
         self._views = Views(self.upstreams)
         self._build_services()
         self._build_edge(local)
@@ -94,10 +98,10 @@ class Gateway:
         self.forward = self._make_forward(self.pool)
         self.catalog = Catalog(self.forward)
         self.announcer = Announcer(self.catalog)
-        self.lists = Lists(self.catalog)
-        self.tools = ToolService(self.forward, self.catalog, self.lists)
-        self.resources = ResourceService(self.forward, self.lists)
-        self.prompts = PromptService(self.forward, self.catalog, self.lists)
+        self.lists = Lists(self.catalog, self._access)
+        self.tools = ToolService(self.forward, self.catalog, self.lists, self._access)
+        self.resources = ResourceService(self.forward, self.lists, self._access)
+        self.prompts = PromptService(self.forward, self.catalog, self.lists, self._access)
         self.utilities = UtilityService(self.forward, self.prompts, self.resources)
         self.forward.listener_for = self.announcer.listener
         self.forward.may_repeat = self.tools.may_repeat
@@ -118,7 +122,7 @@ class Gateway:
             limits.client_sessions, limits.client_session_idle_seconds, self.sweep, lambda session: self._edge.ended(session)
         )
         dispatch = Dispatch(self.tools, self.resources, self.prompts, self.utilities)
-        handshake = Handshake(self.forward)
+        handshake = Handshake(self.forward, self._access)
         self._edge = StreamableHTTP(
             self.sessions, dispatch, handshake, self.forward, self.announcer, self.sweep, limits.json_depth
         )
@@ -151,9 +155,10 @@ class Gateway:
 
         Who may call changes with it. Other settings of the gateway hold from the next start.
         """
-        old, new = _enabled(self.config), _enabled(config)
+        old, new = enabled_servers(self.config), enabled_servers(config)
         gone = [slug for slug in old if new.get(slug) != old[slug]]
         come = [slug for slug in new if new[slug] != old.get(slug)]
+        replaced = {slug: self.upstreams[slug] for slug in gone}
         for slug in gone:
             self.announcer.came_or_went(self.upstreams[slug])
         for slug in come:
@@ -164,18 +169,21 @@ class Gateway:
         self._views.refresh()
         self.asgi.views = self._views.paths()
         self._door.tokens = _tokens_of(config)
+        self._access.replace(config.gateway.access)
         self.config = config
         for slug in gone:
             self.pool.drain(slug)
             self.catalog.drop(slug)
             await self.service.unwatch(slug)
+            await replaced[slug].credentials.aclose()
         for slug in come:
             self.upstreams[slug].breaker.succeeded()
             self.service.watch(self.upstreams[slug])
         _log.info("the new configuration is in force; changed: %s", ", ".join(sorted({*gone, *come})) or "no server")
 
     def _make_upstream(self, server: ServerConfig) -> Upstream:
-        return Upstream(server, self.pool.breaker(server.slug), self.figures.of(server.name))
+        credentials = credentials_of(server, self._tls, self.sweep)
+        return Upstream(server, credentials, self.pool.breaker(server.slug), self.figures.of(server.name))
 
     def drain(self) -> None:
         """Refuse new calls and end the streams that clients listen on. Calls in flight go on."""
@@ -191,20 +199,11 @@ class Gateway:
             self.sessions.end(session)
         await self.service.stop()
         await self.pool.close_all()
+        for upstream in self.upstreams.values():
+            await upstream.credentials.aclose()
         await self._opener.aclose()
         self._audit.close()
         self.sweep.close()
-
-
-def _enabled(config: Config) -> dict[str, ServerConfig]:
-    return {server.slug: server for server in config.servers if server.enabled}
-
-
-def _audit_of(config: Config) -> Audit:
-    settings = config.gateway.audit
-    if not settings.path:
-        return NullAudit()
-    return FileAudit(settings.path, arguments=settings.arguments, hide=logs.redacted)
 
 
 def _tokens_of(config: Config) -> StaticTokens | None:

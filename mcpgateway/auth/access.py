@@ -115,17 +115,21 @@ class Access:
     """The table. None instead of rules: every authenticated caller may use everything."""
 
     def __init__(self, rules: Iterable[AccessRule] | None, remembered: int = REMEMBERED) -> None:
-        self._rules = None if rules is None else [Rule(rule) for rule in rules]
+        self.replace(rules)
         self._remembered = remembered
-        # By value: groups are no part of who a principal is, but they are part of what it may.
-        self._known: OrderedDict[Principal, Rights] = OrderedDict()
 
     def __repr__(self) -> str:
         return f"<Access {'without rules' if self._rules is None else f'by {len(self._rules)} rules'}>"
 
-    def of(self, principal: Principal) -> Rights:
-        """What `principal` may use, by the groups it has now."""
-        if self._rules is None:
+    def replace(self, rules: Iterable[AccessRule] | None) -> None:
+        """Another table is in force from now on."""
+        self._rules = None if rules is None else [Rule(rule) for rule in rules]
+        # By value: groups are no part of who a principal is, but they are part of what it may.
+        self._known: OrderedDict[Principal, Rights] = OrderedDict()
+
+    def of(self, principal: Principal | None) -> Rights:
+        """What `principal` may use, by the groups it has now. None is the gateway itself, which may use everything."""
+        if self._rules is None or principal is None:
             return EVERYTHING
         rights = self._known.get(principal)
         if rights is None:

@@ -65,11 +65,18 @@ class FetchedKeys:
     """
 
     def __init__(
-        self, url: str, algorithms: Sequence[str], fetch: Fetch, clock: Clock, withdrawn: Callable[[], None] = lambda: None
+        self,
+        url: str,
+        algorithms: Sequence[str],
+        fetch: Fetch,
+        clock: Clock,
+        withdrawn: Callable[[], None] = lambda: None,
+        fetch_seconds: float = FETCH_SECONDS,
     ) -> None:
         self._url = url
         self._algorithms = algorithms
         self._fetch = fetch
+        self._fetch_seconds = fetch_seconds
         self._now = clock.now
         self._withdrawn = withdrawn
         self._keys = KeySet()
@@ -117,7 +124,7 @@ class FetchedKeys:
             self._fetching = None
 
     async def _fetched(self) -> KeySet:
-        async with asyncio.timeout(FETCH_SECONDS):
+        async with asyncio.timeout(self._fetch_seconds):
             data = await self._fetch(self._url)
         if len(data) > MAX_JWKS_BYTES:
             raise ValueError("the JWKS is larger than 1 MiB")

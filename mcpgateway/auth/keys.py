@@ -139,7 +139,7 @@ def _is_for_signatures(jwk: dict[str, Any]) -> bool:
 def _bound(jwk: dict[str, Any], algorithm: str) -> jwt.PyJWK | None:
     try:
         key = jwt.PyJWK(jwk, algorithm)
-    except (jwt.PyJWTError, UnsupportedAlgorithm, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+    except (jwt.PyJWTError, LookupError, ValueError):
         _log.warning("a key for %s is malformed and passed over", algorithm)
         return None
     if key.Algorithm.check_key_length(key.key):

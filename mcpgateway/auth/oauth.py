@@ -10,6 +10,7 @@ import asyncio
 import logging
 from base64 import b64encode
 from collections import OrderedDict
+from itertools import islice
 from typing import NamedTuple, Protocol
 from urllib.parse import quote_plus, urlencode, urlsplit
 
@@ -195,7 +196,7 @@ class OAuthCredentials:
     def _make_room(self) -> None:
         """Forget what expired, oldest use first, and more where there is too much. What is being fetched stays."""
         now = self._now()
-        for key, slot in list(self._slots.items())[:8]:
+        for key, slot in list(islice(self._slots.items(), 8)):
             expired = slot.token is not None and now >= slot.token.expires_at
             if slot.fetching is None and (expired or len(self._slots) > REMEMBERED):
                 del self._slots[key]

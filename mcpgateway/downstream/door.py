@@ -62,7 +62,9 @@ class Door:
             parts = urlsplit(origin)
         except ValueError:  # no URL, as in "http://["
             return False
-        if self._local and parts.scheme in ("http", "https") and parts.hostname in LOOPBACK:
+        if parts.scheme not in ("http", "https"):
+            return False
+        if self._local and parts.hostname in LOOPBACK:
             return True
         return bool(self._hosts) and parts.netloc == host
 

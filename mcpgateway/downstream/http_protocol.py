@@ -102,17 +102,32 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._refused:
             return
         self._bodiless += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._feed(data)
+        except httptools.HttpParserError:
+            self._refuse(400, b"this is not HTTP\n")
         if self._bodiless > self._guard.header_bytes:
             self._refuse(431, b"the request's headers are too large\n")
 
-    def send_400_response(self, msg: str) -> None:
-        """What came is not HTTP."""
-        self._refuse(400, msg.encode() + b"\n")
+    def _feed(self, data: bytes) -> None:
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as stopped:
+                data = self._without_upgrade() + data[stopped.args[0] :]
+            else:
+                return
 
-    def _unsupported_upgrade_warning(self) -> None:
-        """A client offered another protocol, as some do with each request. It was answered as if it had not."""
+    def _without_upgrade(self) -> bytes:
+        """The head of a request that offered another protocol, as if it had not: some clients do with each request.
+
+        The parser takes what follows such a head for the other protocol, and leaves the body unread.
+        """
+        line = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
         self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does with each parser
+        return line + b"".join(b"%b: %b\r\n" % header for header in self.headers if header[0] != b"upgrade") + b"\r\n"
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -125,6 +140,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+            return  # it is read again without its offer
         # A head that came at once: four bytes more for each header are its punctuation.
         if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > self._guard.header_bytes:
             self._refuse(431, b"the request's headers are too large\n")
@@ -139,7 +156,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._bodiless = 0
         self._in_head = True
-        if not self._refused:
+        if not self._refused and not self.parser.should_upgrade():
             self._guard.sweep.forget(self)
             super().on_message_complete()
 

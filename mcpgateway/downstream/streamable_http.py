@@ -262,11 +262,11 @@ class StreamableHTTP:
         try:
             await stream.ended()
         finally:
-            await stream.cut()
-            leaving.cancel()
             if session.detach(stream):
                 self._forward.stop_listening(session)
                 self._sessions.touch(session)
+            await stream.cut()
+            await runtime.end_task(leaving)
 
     async def delete(self, headers: Headers, principal: Principal, view: View, send: Send) -> None:
         """The client ends its session."""

@@ -153,10 +153,27 @@ class Ledger:
         session.generation = generation
         session.opened_at = session.idle_since = now
         session.close_at = close_at
-        session.retired = generation != self.generation(shelf)
         shelf.opening -= 1
         self.stats.opened += 1
-        self._shelve(shelf, session)
+        if generation == self.generation(shelf):
+            self._shelve(shelf, session)
+        else:
+            self._lend_once(shelf, session)
+
+    def _lend_once(self, shelf: Shelf, session: PooledSession) -> None:
+        """The session was drained before it was open: it is for those alone who stood in line before that."""
+        session.retired = True
+        for waiter in list(shelf.waiters):
+            if waiter.generation == session.generation and not waiter.done() and not (session.leases and shelf.terms.exclusive):
+                del shelf.waiters[waiter]
+                session.leases += 1
+                session.uses += 1
+                waiter.grant(Lease(session, session.opened_at))
+        if session.leases:
+            shelf.busy.add(session)
+        else:
+            shelf.idle.append(session)
+            self._idle[session] = None
 
     def not_opened(self, shelf: Shelf) -> None:
         """The opening failed: its place is free again."""
@@ -184,12 +201,16 @@ class Ledger:
         if shelf is None:
             return []
         shelf.ends += 1
+        shelf.restock = None
         return self.retire_on(shelf, lambda session: True)
 
     def drain(self, upstream: str) -> list[PooledSession]:
         """As `end`, for every session of `upstream`."""
         self._generations[upstream] += 1
-        return self.retire(lambda session: place_of(session.shelf.key) == upstream)
+        shelves = [shelf for shelf in self.shelves.values() if place_of(shelf.key) == upstream]
+        for shelf in shelves:
+            shelf.restock = None
+        return [session for shelf in shelves for session in self.retire_on(shelf, lambda session: True)]
 
     def retire(self, which: Callable[[PooledSession], bool]) -> list[PooledSession]:
         """Lend the matching sessions no more. The idle ones are returned, to close; leased ones close as they come home."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from mcpgateway.pool.key import PoolKey, Terms
@@ -10,9 +11,13 @@ from mcpgateway.pool.session import Lease, PooledSession
 
 
 class Waiter(Protocol):
-    """Somebody who wants a lease. `done` is true once it was served or gave up; `turn` says who came first."""
+    """Somebody who wants a lease. `done` is true once it was served or gave up; `turn` says who came first.
+
+    `generation` is that of a session which is opened in the way this one asks for.
+    """
 
     turn: int
+    generation: int
 
     def done(self) -> bool: ...
 
@@ -34,6 +39,7 @@ class Shelf:
         "key",
         "opening",
         "probing",
+        "restock",
         "terms",
         "waiters",
     )
@@ -53,6 +59,8 @@ class Shelf:
         self.evicting = 0
         """Sessions of others that are being closed to make room here."""
         self.ends = 0
+        self.restock: Callable[[], Awaitable[PooledSession]] | None = None
+        """How a spare is opened, once it is known."""
 
     def __repr__(self) -> str:
         return f"<Shelf {len(self.busy)} leased, {len(self.idle)} idle, {self.opening} opening, {len(self.waiters)} waiting>"
@@ -89,6 +97,12 @@ class Shelf:
             return 0
         waiting = len(self.waiters) if self.terms.exclusive else 1
         return waiting - self.opening - len(self.probing)
+
+    def missing_spares(self) -> int:
+        """How many single-use sessions are missing that should stand ready, nobody having asked for them yet."""
+        if self.restock is None or self.waiters:
+            return 0
+        return self.terms.spares - len(self.idle) - self.opening
 
 
 def spoiled(session: PooledSession, now: float) -> bool:

@@ -14,11 +14,15 @@ OF_ONE_STATE = frozenset({"bound", "principal"})
 class Binding:
     """Made once per conversation and upstream, and again when the upstream, the credential's identity or the policy changes."""
 
-    __slots__ = ("credential", "expects_state", "identity", "policy", "renewed", "session", "upstream", "want")
+    __slots__ = ("credential", "expects_state", "generation", "identity", "policy", "renewed", "session", "upstream", "want")
 
-    def __init__(self, upstream: Upstream, credential: Credential, want: Want, *, keeps_sessions: bool = True) -> None:
+    def __init__(
+        self, upstream: Upstream, credential: Credential, generation: int, want: Want, keeps_sessions: bool = True
+    ) -> None:
         self.upstream = upstream
         self.identity = credential.identity
+        self.generation = generation
+        """Of the TLS files: others mean other sessions."""
         self.policy = upstream.policy
         self.want = want
         self.expects_state = keeps_sessions and upstream.policy in OF_ONE_STATE
@@ -32,9 +36,14 @@ class Binding:
     def __repr__(self) -> str:
         return f"<Binding {self.policy} {self.want.key!r}>"
 
-    def serves(self, upstream: Upstream, identity: str) -> bool:
+    def serves(self, upstream: Upstream, identity: str, generation: int) -> bool:
         """Whether calls to `upstream` under this identity still go here."""
-        return upstream is self.upstream and identity == self.identity and self.policy == upstream.policy
+        return (
+            upstream is self.upstream
+            and identity == self.identity
+            and self.policy == upstream.policy
+            and generation == self.generation
+        )
 
     @property
     def own(self) -> bool:

@@ -15,6 +15,7 @@ from mcpgateway import runtime
 from mcpgateway.auth.credentials import Credential
 from mcpgateway.errors import AuthRefused, CircuitOpen, ConnectionLost, SessionLost, StateLost, UpstreamError
 from mcpgateway.pool.key import PoolKey, Terms
+from mcpgateway.pool.session import Lease
 from mcpgateway.protocol import jsonrpc
 from mcpgateway.protocol.call import Call, Channel, NoChannel
 from mcpgateway.runtime import Clock
@@ -139,19 +140,18 @@ class Forward:
         self, upstream: Upstream, conversation: Conversation, credential: Credential, call: Call, channel: Channel
     ) -> bytes:
         binding = conversation.bindings.get(slot := upstream.slot_of(conversation.id, call))
-        if binding is None or not binding.serves(upstream, credential.identity):
-            binding = self._bind(slot, upstream, conversation, credential)
+        generation = 0 if upstream.config.tls is None else self._opener.tls_generation(upstream.name, upstream.config.tls)
+        if binding is None or not binding.serves(upstream, credential.identity, generation):
+            binding = self._bind(slot, upstream, conversation, credential, generation)
         binding.credential = credential
         call.headers = credential.lines
-        lease = self._pool.warm(binding.want.key)
-        if lease is None:
-            lease = await self._pool.lease(binding.want)
+        lease = self._pool.warm(binding.want.key) or await self._lease(upstream, conversation, binding)
         try:
             if lease.session is not binding.session and not binding.use(lease.session):
                 self._lost(upstream, binding)
             result: bytes = await lease.session.request(call, channel)
         except AuthRefused as error:
-            error.refreshable = error.status == 401 and upstream.credentials.refused(conversation.principal, credential)
+            _judge(error, upstream, conversation, credential)
             # A credential that was renewed in time is no fault of the session: what is in it stays.
             self._pool.give_back(lease, None if error.refreshable else error)
             raise
@@ -160,6 +160,14 @@ class Forward:
             raise
         self._pool.give_back(lease)
         return self._say_renewed(binding, result, channel) if binding.renewed else result
+
+    async def _lease(self, upstream: Upstream, conversation: Conversation, binding: Binding) -> Lease:
+        """A session that is not warm: opened, or waited for. A credential may be refused here already."""
+        try:
+            return await self._pool.lease(binding.want)
+        except AuthRefused as error:
+            _judge(error, upstream, conversation, binding.credential)
+            raise
 
     @staticmethod
     def _lost(upstream: Upstream, binding: Binding) -> None:
@@ -197,12 +205,14 @@ class Forward:
             return True
         return self.may_repeat(upstream, conversation, call)
 
-    def _bind(self, slot: str, upstream: Upstream, conversation: Conversation, credential: Credential) -> Binding:
+    def _bind(
+        self, slot: str, upstream: Upstream, conversation: Conversation, credential: Credential, generation: int
+    ) -> Binding:
         old = conversation.bindings.pop(slot, None)
         key = PoolKey(
             user=conversation.user,
             url=upstream.target.url or f"stdio:{upstream.slug}",
-            identity=credential.identity,
+            identity=f"{credential.identity}.{generation}" if generation else credential.identity,
             transport=upstream.target.transport,
             upstream=upstream.slug,
             partition=_partition(upstream.policy, conversation, slot[len(upstream.slug) :]),
@@ -210,7 +220,7 @@ class Forward:
         )
         opening = Opening(self._opener, self._clock, upstream, conversation, self.listener_for)
         want = Want(key, self._terms_of(upstream), opening)
-        binding = opening.binding = Binding(upstream, credential, want, keeps_sessions=self._keeps_sessions)
+        binding = opening.binding = Binding(upstream, credential, generation, want, self._keeps_sessions)
         if old is not None:
             binding.succeed(old)
             if old.own and old.want.key != key:
@@ -256,6 +266,11 @@ class Forward:
         """The conversation's client listens no more."""
         for session in _own_sessions(conversation):
             session.stop_listening()
+
+
+def _judge(error: AuthRefused, upstream: Upstream, conversation: Conversation, credential: Credential) -> None:
+    """Note whether the credential that was refused can be replaced by a fresh one."""
+    error.refreshable = error.status == 401 and upstream.credentials.refused(conversation.principal, credential)
 
 
 def _own_sessions(conversation: Conversation) -> list[UpstreamSession]:

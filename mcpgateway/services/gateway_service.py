@@ -11,7 +11,16 @@ import random
 from collections.abc import Callable
 
 from mcpgateway import runtime
-from mcpgateway.errors import AuthRefused, CircuitOpen, GatewayError, Incompatible, RpcError, UpstreamTimeout
+from mcpgateway.errors import (
+    AuthRefused,
+    CircuitOpen,
+    CredentialFailed,
+    CredentialMissing,
+    GatewayError,
+    Incompatible,
+    RpcError,
+    UpstreamTimeout,
+)
 from mcpgateway.pool.session import TransportType
 from mcpgateway.protocol import revisions
 from mcpgateway.protocol.call import Call, NoChannel
@@ -176,7 +185,7 @@ class _Watch:
             self._set(State.READY, "answers")
 
     def _failed(self, error: GatewayError) -> None:
-        if isinstance(error, AuthRefused):
+        if isinstance(error, AuthRefused | CredentialMissing | CredentialFailed):
             self._set(State.AUTH_REQUIRED, str(error))
         elif isinstance(error, Incompatible):
             self._set(State.INCOMPATIBLE, str(error))

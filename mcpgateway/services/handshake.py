@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 from msgspec import Raw
 
+from mcpgateway.auth.access import Access, Rights
 from mcpgateway.protocol import jsonrpc
 from mcpgateway.protocol.call import Call, NoChannel
 from mcpgateway.services.conversation import Conversation
@@ -27,8 +28,9 @@ NOT_CARRIED = frozenset({"tasks"})
 
 
 class Handshake:
-    def __init__(self, forward: Forward) -> None:
+    def __init__(self, forward: Forward, access: Access) -> None:
         self._forward = forward
+        self._access = access
 
     async def initialize(self, view: View, conversation: Conversation, call: Call) -> bytes:
         """The raw InitializeResult for a new conversation. Raises UpstreamError where a single upstream cannot be asked."""
@@ -38,7 +40,7 @@ class Handshake:
                     "protocolVersion": conversation.version,
                     "capabilities": CAPABILITIES,
                     "serverInfo": Raw(GATEWAY_INFO),
-                    "instructions": _instructions(view),
+                    "instructions": _instructions(view, self._access.of(conversation.principal)),
                 }
             )
         welcome = await self._welcome(view.only, conversation, call)
@@ -56,10 +58,11 @@ class Handshake:
         return welcome
 
 
-def _instructions(view: View) -> str:
-    """What each server says of its use, under its name."""
-    parts = [f"Tools and prompts are named <server>__<name>. Servers: {', '.join(view.upstreams) or 'none'}."]
-    for slug, upstream in view.upstreams.items():
+def _instructions(view: View, rights: Rights) -> str:
+    """What each server that the caller may use says of its use, under its name."""
+    servers = {slug: upstream for slug, upstream in view.upstreams.items() if rights.server(slug)}
+    parts = [f"Tools and prompts are named <server>__<name>. Servers: {', '.join(servers) or 'none'}."]
+    for slug, upstream in servers.items():
         if upstream.welcome is not None and upstream.welcome.instructions:
             parts.append(f"## {slug}\n{upstream.welcome.instructions}")
     return "\n\n".join(parts)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterable
 
 from mcpgateway import runtime
-from mcpgateway.errors import UpstreamError
+from mcpgateway.errors import PoolClosed, UpstreamError
 from mcpgateway.pool.breaker import Breaker
 from mcpgateway.pool.key import PoolKey
 from mcpgateway.pool.session import Lease, PooledSession
@@ -20,41 +20,57 @@ class KeptSession:
         self._breaker = breaker
         self._pooled: PooledSession | None = None
         self._opening = asyncio.Lock()
+        self._closed = False
 
     def __repr__(self) -> str:
         return f"<KeptSession {self._pooled!r}>"
 
     def warm(self, key: PoolKey) -> Lease | None:
+        """A lease of the session, if it is alive."""
         pooled = self._pooled
         return Lease(pooled, 0.0) if pooled is not None and not pooled.session.closed else None
 
     async def lease(self, want: Want) -> Lease:
+        """A lease of the session, opened if it is gone. Raises PoolClosed, UpstreamError."""
         async with self._opening:
             lease = self.warm(want.key)
             if lease is not None:
                 return lease
-            await self.close_all()
-            self._pooled = pooled = await want.open()
-            return Lease(pooled, 0.0)
+            await self._end()
+            if not self._closed:
+                self._pooled = pooled = await want.open()
+                lease = Lease(pooled, 0.0)
+        if lease is None or self._closed:
+            await self._end()
+            raise PoolClosed("this upstream is not watched any more")
+        return lease
 
     def give_back(self, lease: Lease, error: BaseException | None = None) -> None:
+        """End a lease. After any error of the upstream the next one is of a new session."""
         if isinstance(error, UpstreamError) and lease.pooled is self._pooled:
             self._pooled = None
             runtime.spawn(lease.session.aclose(), f"close {lease.pooled!r}")
 
     def end(self, keys: Iterable[PoolKey]) -> None:
-        return
+        """The session is no conversation's."""
 
     def breaker(self, upstream: str) -> Breaker:
+        """The circuit breaker of the one upstream."""
         return self._breaker
 
     def drain(self, upstream: str) -> None:
-        return
+        """A changed upstream is watched anew, with a session of its own."""
 
     def get_metrics(self) -> dict[str, int]:
+        """None: the session does not count."""
         return {}
 
     async def close_all(self) -> None:
+        """Close the session. None is opened again."""
+        self._closed = True
+        await self._end()
+
+    async def _end(self) -> None:
         pooled, self._pooled = self._pooled, None
         if pooled is not None:
             await pooled.session.aclose()

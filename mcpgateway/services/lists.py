@@ -10,10 +10,11 @@ import msgspec
 from msgspec import Raw
 
 from mcpgateway import runtime
+from mcpgateway.auth.access import Access, Rights
 from mcpgateway.errors import GatewayError, InvalidParams
 from mcpgateway.protocol import jsonrpc, names
 from mcpgateway.protocol.call import Call
-from mcpgateway.services.catalog import Catalog, Item, Kind, Listing
+from mcpgateway.services.catalog import PROMPTS, TOOLS, Catalog, Item, Kind, Listing
 from mcpgateway.services.conversation import Conversation
 from mcpgateway.services.upstream import State, Upstream
 from mcpgateway.services.views import View
@@ -30,16 +31,19 @@ PATIENCE_SECONDS = 1.0
 class Lists:
     """Lists over all upstreams of a view. One that is slow or down holds up nobody for long."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, access: Access) -> None:
         self._catalog = catalog
+        self._access = access
 
     async def page(self, view: View, conversation: Conversation, call: Call, kind: Kind) -> bytes:
         """The raw list result that answers `call`: the items of one page, and the cursor of the next if there is one."""
         start = _offset_of(call.params.get("cursor"))
         items: list[bytes] = []
         seen: set[str] = set()
+        rights = self._access.of(conversation.principal)
         for upstream, listing in await self.gather(view, conversation, call, kind):
-            items += [_shown(view, upstream, item, kind, seen) for item in listing.items]
+            shown = listing.items if rights.all else [i for i in listing.items if allows(rights, upstream, kind, i.id)]
+            items += [_shown(view, upstream, item, kind, seen) for item in shown]
             seen.update(listing.by_id)
         body = b'{"%b":[%b]' % (kind.field.encode(), b",".join(items[start : start + PAGE_SIZE]))
         if start + PAGE_SIZE < len(items):
@@ -52,7 +56,10 @@ class Lists:
             return [(view.only, await self._catalog.listing(view.only, conversation, call, kind))]
         found: dict[str, Listing] = {}
         missing: list[Upstream] = []
+        rights = self._access.of(conversation.principal)
         for slug, upstream in view.upstreams.items():
+            if not rights.server(slug):
+                continue
             listing = self._catalog.known(upstream, conversation, call, kind)
             if listing is not None:
                 found[slug] = listing
@@ -81,6 +88,13 @@ class Lists:
         except GatewayError as error:
             _log.info("%s of %r is left out: %s", kind.method, upstream.name, error)
             return None
+
+
+def allows(rights: Rights, upstream: Upstream, kind: Kind, id: str) -> bool:
+    """Whether a caller may use one item of a list."""
+    if kind is TOOLS:
+        return rights.tool(upstream.slug, id)
+    return rights.prompt(upstream.slug, id) if kind is PROMPTS else rights.resource(upstream.slug, id)
 
 
 def _announce(task: asyncio.Task[Listing | None], conversation: Conversation, kind: Kind) -> None:

@@ -57,8 +57,9 @@ _turns = count()
 class _Waiting:
     """One caller in line. Served with a lease, refused with an error, or gone."""
 
-    def __init__(self, shelf: Shelf, open: Open, deadline: float) -> None:
+    def __init__(self, shelf: Shelf, open: Open, generation: int, deadline: float) -> None:
         self.open = open
+        self.generation = generation
         self.deadline = deadline
         self.turn = next(_turns)
         self.future: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
@@ -119,11 +120,11 @@ class MCPSessionPool:
         self.stats = PoolStats()
         self._ledger = Ledger(limits or Limits(), self.stats)
         self._wait_seconds = wait_seconds
-        self._own_sweep = None if sweep else runtime.Sweep()
-        self._sweep = sweep or self._own_sweep or runtime.Sweep()
+        self._owns_sweep, self._owns_opener = sweep is None, opener is None
+        # Compared with None, for a sweep that watches nothing yet is false.
+        self._sweep = sweep if sweep is not None else runtime.Sweep()
         self._now = self._sweep.now
-        self._own_opener = None if opener else Opener(self._sweep)
-        self._opener = opener or self._own_opener or Opener(self._sweep)
+        self._opener = opener if opener is not None else Opener(self._sweep)
         self._breakers = Breakers()
         self._blocked = Blocked()
         self._work: set[asyncio.Task[Any]] = set()
@@ -235,7 +236,9 @@ class MCPSessionPool:
 
     async def _wait_in_line(self, want: Want) -> Lease:
         shelf = self._ledger.shelf(want.key, want.terms)
-        waiter = _Waiting(shelf, want.open, self._now() + self._wait_seconds)
+        waiter = _Waiting(shelf, want.open, self._ledger.generation(shelf), self._now() + self._wait_seconds)
+        if want.terms.spares:
+            shelf.restock = want.open
         self.stats.misses += 1
         self._pump(shelf)
         if shelf.blocked_by is not None:
@@ -351,10 +354,17 @@ class MCPSessionPool:
         waiter = shelf.first_waiter()
         if not isinstance(waiter, _Waiting):
             raise RuntimeError("a session is opened only for somebody in line")
+        self._open(shelf, waiter.open, waiter.generation)
+
+    def _open(self, shelf: Shelf, open: Open, generation: int) -> None:
         self._reaper.start()
-        self._start(
-            _attempt(waiter.open), f"open {shelf.key!r}", partial(self._opened, shelf, self._ledger.generation(shelf))
-        )
+        self._start(_attempt(open), f"open {shelf.key!r}", partial(self._opened, shelf, generation))
+
+    def _restock(self, shelf: Shelf) -> None:
+        """Open the spares that are missing. They make nobody wait and close nobody's session: where there is no room, none."""
+        while not self._closed and shelf.missing_spares() > 0 and self._ledger.reserve(shelf) is None:
+            if shelf.restock is not None:
+                self._open(shelf, shelf.restock, self._ledger.generation(shelf))
 
     def _opened(self, shelf: Shelf, generation: int, task: asyncio.Task[PooledSession | Exception]) -> None:
         outcome = _closed() if task.cancelled() else task.result()
@@ -415,11 +425,12 @@ class MCPSessionPool:
     def _took_back(self, lease: Lease, to_close: PooledSession | None) -> None:
         if to_close is not None:
             self._closer.close(to_close)
+            self._restock(to_close.shelf)
         else:
             self._went_idle(lease.pooled)
 
     def _went_idle(self, pooled: PooledSession) -> None:
-        if self._blocked.gate_of and not pooled.leases:
+        if self._blocked.gate_of and not pooled.leases and not pooled.closed:
             self._make_way(pooled.shelf.key)
 
     # Closing.
@@ -462,10 +473,10 @@ class MCPSessionPool:
         self._close(self._ledger.retire(lambda session: True))
         self._close(self._ledger.abandon_leased())
         await self._closer.finish()
-        if self._own_opener is not None:
-            await self._own_opener.aclose()
-        if self._own_sweep is not None:
-            self._own_sweep.close()
+        if self._owns_opener:
+            await self._opener.aclose()
+        if self._owns_sweep:
+            self._sweep.close()
 
     def get_metrics(self) -> dict[str, int]:
         """The figures: counters of `PoolStats`, and how many keys, sessions, idle and waiting there are now."""

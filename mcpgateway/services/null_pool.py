@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import Iterable
-from typing import Any
 
 from mcpgateway import runtime
-from mcpgateway.errors import PoolClosed, UpstreamError
-from mcpgateway.pool.breaker import Breaker
-from mcpgateway.pool.key import PoolKey
+from mcpgateway.errors import PoolClosed
+from mcpgateway.pool.breaker import Breaker, Breakers
+from mcpgateway.pool.key import PoolKey, place_of
 from mcpgateway.pool.session import Lease, PooledSession
 from mcpgateway.pool.stats import PoolStats
+from mcpgateway.services.closing import Closer
 from mcpgateway.services.leasing import Want
-
-_log = logging.getLogger("mcpgateway.pool")
-
-CLOSE_SECONDS = 5.0
 
 
 class NullPool:
-    """See `leasing.SessionPool`. Used where `session_pool.enabled` is false."""
+    """See `leasing.SessionPool`. Used where `session_pool.enabled` is false. Whoever hands in a sweep closes it."""
 
-    def __init__(self, clock: runtime.Clock | None = None) -> None:
+    def __init__(self, sweep: runtime.Sweep | None = None) -> None:
         self.stats = PoolStats()
-        self._now = (clock or runtime.Clock()).now
-        self._breakers: dict[str, Breaker] = {}
+        self._owns_sweep = sweep is None
+        # Compared with None, for a sweep that watches nothing yet is false.
+        self._sweep = sweep if sweep is not None else runtime.Sweep()
+        self._now = self._sweep.now
+        self._breakers = Breakers()
         self._leased: set[PooledSession] = set()
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._opening = 0
+        self._closer = Closer(self._sweep, self._gone)
         self._closed = False
 
     def __repr__(self) -> str:
@@ -41,48 +39,51 @@ class NullPool:
     async def lease(self, want: Want) -> Lease:
         """A lease of a new session. Raises PoolClosed, UpstreamError."""
         if self._closed:
-            raise PoolClosed("the gateway is shutting down")
+            raise _closed()
         self.stats.misses += 1
+        self._opening += 1
         try:
             pooled = await want.open()
-        except Exception as error:
+        except BaseException as error:
             self.stats.failed += 1
-            self._count(want.key.upstream, error)
+            self.breaker(place_of(want.key)).count(error, self._now())
             raise
-        self.breaker(want.key.upstream).succeeded()
+        finally:
+            self._opening -= 1
+        self.breaker(place_of(want.key)).succeeded()
+        return self._lend(pooled, want.key)
+
+    def _lend(self, pooled: PooledSession, key: PoolKey) -> Lease:
         self.stats.opened += 1
-        pooled.key = want.key
-        pooled.leases = 1
+        pooled.key = key
+        pooled.opened_at = self._now()
+        pooled.leases = pooled.uses = 1
+        lease = Lease(pooled, pooled.opened_at)
         self._leased.add(pooled)
-        return Lease(pooled, self._now())
+        if self._closed:
+            # The pool was closed while this one was being opened: nobody else would close it.
+            self.give_back(lease)
+            raise _closed()
+        return lease
 
     def give_back(self, lease: Lease, error: BaseException | None = None) -> None:
         """End a lease, and with it the session."""
-        if not lease.released:
-            lease.released = True
-            if lease.pooled.key is not None and error is not None:
-                self._count(lease.pooled.key.upstream, error)
-            self._close_soon(lease.pooled)
+        if lease.released:
+            return
+        lease.released = True
+        lease.pooled.leases = 0
+        if lease.pooled.key is not None and error is not None:
+            self.breaker(place_of(lease.pooled.key)).count(error, self._now())
+        self._close(lease.pooled)
 
-    def _count(self, upstream: str, error: BaseException) -> None:
-        if isinstance(error, UpstreamError) and error.connection_level:
-            self.breaker(upstream).failed(self._now())
+    def _close(self, pooled: PooledSession) -> None:
+        if not pooled.closed:
+            pooled.closed = True
+            self._closer.close(pooled)
 
-    def _close_soon(self, pooled: PooledSession) -> None:
-        pooled.closed = True
-        task = runtime.spawn(self._close(pooled), f"close {pooled!r}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _close(self, pooled: PooledSession) -> None:
-        try:
-            async with asyncio.timeout(CLOSE_SECONDS):
-                await pooled.transport_context.__aexit__(None, None, None)
-        except Exception as error:
-            _log.info("closing %r: %s", pooled, error or type(error).__name__)
-        finally:
-            self._leased.discard(pooled)
-            self.stats.closed += 1
+    def _gone(self, pooled: PooledSession) -> None:
+        self._leased.discard(pooled)
+        self.stats.closed += 1
 
     def end(self, keys: Iterable[PoolKey]) -> None:
         """Nothing is kept, so nothing ends."""
@@ -91,18 +92,31 @@ class NullPool:
         """Nothing is kept, so nothing is drained."""
 
     def breaker(self, upstream: str) -> Breaker:
-        return self._breakers.setdefault(upstream, Breaker())
+        """The circuit breaker of an upstream."""
+        return self._breakers.of(upstream)
 
     def get_metrics(self) -> dict[str, int]:
         """The figures, by the names of the real pool."""
-        leased = len(self._leased)
-        now = {"pool_key_count": 0, "open": leased, "idle": 0, "leased": leased, "opening": 0, "waiting": 0}
-        return self.stats.as_dict() | now
+        closing = sum(pooled.closed for pooled in self._leased)
+        return self.stats.as_dict() | {
+            "pool_key_count": 0,
+            "open": len(self._leased) + self._opening,
+            "idle": 0,
+            "leased": len(self._leased) - closing,
+            "opening": self._opening,
+            "closing": closing,
+            "waiting": 0,
+        }
 
     async def close_all(self) -> None:
-        """Close what is in use, concurrently."""
+        """Close what is in use, concurrently and within a few seconds."""
         self._closed = True
-        for pooled in [pooled for pooled in self._leased if not pooled.closed]:
-            self._close_soon(pooled)
-        while self._tasks:
-            await asyncio.wait(list(self._tasks))
+        for pooled in list(self._leased):
+            self._close(pooled)
+        await self._closer.finish()
+        if self._owns_sweep:
+            self._sweep.close()
+
+
+def _closed() -> PoolClosed:
+    return PoolClosed("the gateway is shutting down")

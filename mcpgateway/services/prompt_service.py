@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mcpgateway.auth.access import Access
 from mcpgateway.protocol import jsonrpc
 from mcpgateway.protocol.call import Call, Channel
 from mcpgateway.services.catalog import PROMPTS, Catalog
@@ -9,11 +10,12 @@ from mcpgateway.services.conversation import Conversation
 from mcpgateway.services.forward import Forward
 from mcpgateway.services.lists import Lists
 from mcpgateway.services.upstream import Upstream
-from mcpgateway.services.views import View
+from mcpgateway.services.views import View, unknown
 
 
 class PromptService:
-    def __init__(self, forward: Forward, catalog: Catalog, lists: Lists) -> None:
+    def __init__(self, forward: Forward, catalog: Catalog, lists: Lists, access: Access) -> None:
+        self._access = access
         self._forward = forward
         self._catalog = catalog
         self._lists = lists
@@ -29,9 +31,11 @@ class PromptService:
         return await self._forward.send(upstream, conversation, call, channel)
 
     def owner(self, view: View, conversation: Conversation, call: Call, name: str) -> tuple[Upstream, str]:
-        """The upstream of a prompt, and its own name of it."""
+        """The upstream of a prompt, and its own name of it. Raises InvalidParams for what the caller may not use."""
         upstream, own = view.owner_of_name(name, "prompt")
         if not view.single:
             known = self._catalog.known(upstream, conversation, call, PROMPTS)
             own = (known.own_name(upstream.slug, name) if known is not None else None) or own
+        if not self._access.of(conversation.principal).prompt(upstream.slug, own):
+            raise unknown("prompt", name)
         return upstream, own

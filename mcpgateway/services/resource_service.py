@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mcpgateway.auth.access import Access
 from mcpgateway.errors import ResourceNotFound
 from mcpgateway.protocol import jsonrpc, names
 from mcpgateway.protocol.call import Call, Channel
@@ -16,7 +17,8 @@ from mcpgateway.services.views import View
 class ResourceService:
     """URIs stay as they are; where two upstreams have the same one, the later is shown, and reached, by a qualified URI."""
 
-    def __init__(self, forward: Forward, lists: Lists) -> None:
+    def __init__(self, forward: Forward, lists: Lists, access: Access) -> None:
+        self._access = access
         self._forward = forward
         self._lists = lists
 
@@ -55,7 +57,16 @@ class ResourceService:
         return upstream, own, asked
 
     async def owner(self, view: View, conversation: Conversation, call: Call, uri: str) -> tuple[Upstream, str]:
-        """The upstream that has a URI (or a URI template, for completion), and its own form of it. Raises ResourceNotFound."""
+        """The upstream that has a URI (or a URI template, for completion), and its own form of it.
+
+        Raises ResourceNotFound for a URI of nobody's, and in the same words for one that the caller may not use.
+        """
+        upstream, own = await self._find(view, conversation, call, uri)
+        if not self._access.of(conversation.principal).resource(upstream.slug, own):
+            raise _not_found(uri)
+        return upstream, own
+
+    async def _find(self, view: View, conversation: Conversation, call: Call, uri: str) -> tuple[Upstream, str]:
         if view.single:
             return view.only, uri
         for kind in (RESOURCES, TEMPLATES):
@@ -71,4 +82,8 @@ class ResourceService:
         with_resources = [upstream for upstream in view.upstreams.values() if upstream.offers("resources")]
         if len(with_resources) == 1:
             return with_resources[0], uri
-        raise ResourceNotFound("no server offers this resource", data={"uri": uri[:2000]})
+        raise _not_found(uri)
+
+
+def _not_found(uri: str) -> ResourceNotFound:
+    return ResourceNotFound("no server offers this resource", data={"uri": uri[:2000]})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from mcpgateway.auth.access import Access
 from mcpgateway.protocol import jsonrpc
 from mcpgateway.protocol.call import Call, Channel
 from mcpgateway.services.catalog import TOOLS, Catalog
@@ -11,11 +12,12 @@ from mcpgateway.services.conversation import Conversation
 from mcpgateway.services.forward import Forward
 from mcpgateway.services.lists import Lists
 from mcpgateway.services.upstream import Upstream
-from mcpgateway.services.views import View
+from mcpgateway.services.views import View, unknown
 
 
 class ToolService:
-    def __init__(self, forward: Forward, catalog: Catalog, lists: Lists) -> None:
+    def __init__(self, forward: Forward, catalog: Catalog, lists: Lists, access: Access) -> None:
+        self._access = access
         self._forward = forward
         self._catalog = catalog
         self._lists = lists
@@ -33,6 +35,8 @@ class ToolService:
             known = self._catalog.known(upstream, conversation, call, TOOLS)
             own = (known.own_name(upstream.slug, name) if known is not None else None) or own
             call.params = call.params | {"name": jsonrpc.raw(own)}
+        if not self._access.of(conversation.principal).tool(upstream.slug, own):
+            raise unknown("tool", name)
         return await self._forward.send(upstream, conversation, call, channel)
 
     def may_repeat(self, upstream: Upstream, conversation: Conversation, call: Call) -> bool:

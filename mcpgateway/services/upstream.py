@@ -6,7 +6,7 @@ from enum import StrEnum
 
 import msgspec
 
-from mcpgateway.auth.credentials import StaticCredentials
+from mcpgateway.auth.credentials import Credentials
 from mcpgateway.auth.principals import Principal
 from mcpgateway.config import ServerConfig
 from mcpgateway.metrics import UpstreamFigures
@@ -53,13 +53,13 @@ class UpstreamReport(msgspec.Struct, frozen=True):
 class Upstream:
     """Built once per configured server. `policy` and `state` change as more becomes known."""
 
-    def __init__(self, config: ServerConfig, breaker: Breaker, figures: UpstreamFigures) -> None:
+    def __init__(self, config: ServerConfig, credentials: Credentials, breaker: Breaker, figures: UpstreamFigures) -> None:
         self.config = config
         self.name = config.name
         self.slug = config.slug
         self.timeout_seconds = config.timeout_seconds
         self.on_session_loss = config.on_session_loss
-        self.credentials = StaticCredentials(config.headers, config.forward_headers)
+        self.credentials = credentials
         self.target = Target(
             name=config.name,
             url=config.url,
@@ -68,6 +68,7 @@ class Upstream:
             args=config.args,
             env=config.env,
             cwd=config.cwd,
+            tls=config.tls,
             open_timeout_seconds=min(config.timeout_seconds, 30.0),
         )
         self.breaker = breaker

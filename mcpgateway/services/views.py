@@ -33,8 +33,13 @@ class View:
         parts = names.split(name)
         upstream = self.upstreams.get(parts[0]) if parts is not None else None
         if parts is None or upstream is None:
-            raise InvalidParams(f"Unknown {what}: {name[:200]}")
+            raise unknown(what, name)
         return upstream, parts[1]
+
+
+def unknown(what: str, name: str) -> InvalidParams:
+    """What is said of a tool or prompt that does not exist, or that the caller may not use: nobody learns which."""
+    return InvalidParams(f"Unknown {what}: {name[:200]}")
 
 
 class Views:

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Raw
 
 from mcpgateway import __version__
+from mcpgateway.config.values import TlsConfig
 from mcpgateway.errors import BadAnswer, Incompatible, RpcError
 from mcpgateway.protocol import jsonrpc, revisions
 from mcpgateway.protocol.call import Call, Channel, HeaderBlock, cannot_ask
@@ -43,6 +44,8 @@ class Target(msgspec.Struct, frozen=True):
     env: tuple[tuple[str, str], ...] = ()
     cwd: str | None = None
     open_timeout_seconds: float = 30.0
+    tls: TlsConfig | None = None
+    """None: the system's certificate authorities, and no certificate of ours."""
 
 
 class Hello(msgspec.Struct, frozen=True):

@@ -376,6 +376,7 @@ class Origin:
         self._host_line = (
             b"Host: " + parts.netloc.rpartition("@")[2].encode("idna" if not parts.netloc.isascii() else "ascii") + b"\r\n"
         )
+        self._keeping = True
         self._idle: list[Connection] = []
         self._reaping = False
         self.deadline = 0.0
@@ -413,10 +414,21 @@ class Origin:
         return None
 
     async def _connect(self) -> Connection:
+        connection = Connection(self)
+        try:
+            await self._connect_as(connection)
+        except BaseException:
+            # uvloop closes a transport whose making is cancelled without a word to its protocol.
+            connection.abort()
+            self.forget(connection)
+            raise
+        return connection
+
+    async def _connect_as(self, connection: Connection) -> None:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._connect_seconds):
-                _, connection = await loop.create_connection(lambda: Connection(self), self._host, self._port, ssl=self._tls)
+                await loop.create_connection(lambda: connection, self._host, self._port, ssl=self._tls)
         except TimeoutError as error:
             raise ConnectFailed(
                 self.name, f"no connection within {self._connect_seconds:g} s; is it up and reachable?"
@@ -426,7 +438,6 @@ class Origin:
         except OSError as error:
             reason = error.strerror or str(error) or type(error).__name__
             raise ConnectFailed(self.name, f"cannot connect to {self._host}:{self._port}: {reason}; is it running?") from error
-        return connection
 
     def made(self, connection: Connection) -> None:
         """A connection was made."""
@@ -434,7 +445,7 @@ class Origin:
 
     def keep(self, connection: Connection) -> None:
         """A connection came free."""
-        if len(self._idle) >= IDLE_CONNECTIONS:
+        if len(self._idle) >= IDLE_CONNECTIONS or not self._keeping:
             connection.abort()
             return
         connection.idle_since = now = self._sweep.now()
@@ -453,6 +464,13 @@ class Origin:
         if self._reaping:
             self.deadline = self._idle[0].idle_since + IDLE_SECONDS
             self._sweep.watch(self)
+
+    def let_go(self) -> None:
+        """Another origin takes over: connections that are idle close now, those in use when they come home."""
+        self._keeping = False
+        for connection in list(self._idle):
+            connection.abort()
+        self._idle.clear()
 
     def forget(self, connection: Connection) -> None:
         self._all.discard(connection)

@@ -23,7 +23,7 @@ def may_be_sse(error: Exception) -> bool:
 
 def may_have_changed(error: Exception) -> bool:
     """Whether the refusal contradicts what was found out earlier, so that it is to be found out again."""
-    return isinstance(error, HttpRefused) and (error.status in NOT_STREAMABLE or error.status == 200)
+    return isinstance(error, HttpRefused) and (error.status in NOT_STREAMABLE or error.status < 300)
 
 
 async def explain_refusal(target: Target, http: HttpClient, headers: HeaderBlock, error: Exception) -> Exception:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Any
 from urllib.parse import urlsplit
 
-from mcpgateway.errors import ConnectFailed, GatewayError, RpcError, UpstreamError
+from mcpgateway.config.values import TlsConfig
+from mcpgateway.errors import ConfigError, ConnectFailed, GatewayError, HttpRefused, RpcError, UpstreamError
 from mcpgateway.pool.session import TransportType
 from mcpgateway.protocol import revisions
 from mcpgateway.protocol.call import Call, HeaderBlock, NoChannel
@@ -22,43 +22,59 @@ from mcpgateway.upstream.http import HttpClient
 from mcpgateway.upstream.sse import open_sse
 from mcpgateway.upstream.stdio import open_stdio
 from mcpgateway.upstream.streamable_http import open_streamable_http
+from mcpgateway.upstream.tls import TlsContexts
 
 OPEN_SECONDS = 30.0
+FETCH_SECONDS = 10.0
+FETCH_BYTES = 1024 * 1024
 Context = AbstractAsyncContextManager[Any, Any]
 
 
 class Opener:
-    """Opens sessions. Keeps one HTTP client per upstream, one TLS context for all, and what each URL was found to speak.
+    """Opens sessions. Keeps one HTTP client per upstream, one TLS context per TLS settings, and what each URL speaks."""
 
-    `make_tls` makes that context, once, when it is first needed.
-    """
-
-    def __init__(self, sweep: Sweep, make_tls: Callable[[], ssl.SSLContext] = ssl.create_default_context) -> None:
+    def __init__(self, sweep: Sweep, contexts: TlsContexts | None = None) -> None:
         self._sweep = sweep
-        self._make_tls = make_tls
-        self._clients: dict[tuple[str, str], HttpClient] = {}
+        self._contexts = contexts or TlsContexts()
+        self._clients: dict[tuple[str, str, TlsConfig | None], tuple[int, Origin]] = {}
         self._found: dict[str, TransportType] = {}
-        self._tls: ssl.SSLContext | None = None
 
     def __repr__(self) -> str:
         return f"<Opener {len(self._clients)} HTTP clients>"
 
-    def http(self, name: str, url: str) -> HttpClient:
-        """The HTTP client of the upstream `name` at `url`."""
+    def http(self, name: str, url: str, tls: TlsConfig | None = None) -> HttpClient:
+        """The HTTP client of the upstream `name` at `url`. A new one when the certificates have changed."""
         parts = urlsplit(url)
-        origin = (name, f"{parts.scheme}://{parts.netloc}")
-        client = self._clients.get(origin)
-        if client is None:
-            client = self._clients[origin] = Origin(name, url, self._sweep, self._tls_for(parts.scheme))
+        generation = self.tls_generation(name, tls) if parts.scheme == "https" else 0
+        key = (name, f"{parts.scheme}://{parts.netloc}", tls)
+        known = self._clients.get(key)
+        if known is not None and known[0] == generation:
+            return known[1]
+        if known is not None:
+            known[1].let_go()
+        context = self._contexts.context(tls) if parts.scheme == "https" else None
+        client = Origin(name, url, self._sweep, context)
+        self._clients[key] = generation, client
         return client
 
-    def _tls_for(self, scheme: str) -> ssl.SSLContext | None:
-        if scheme != "https":
-            return None
-        if self._tls is None:
-            # Building a context takes tens of milliseconds and most of a megabyte: all upstreams share this one.
-            self._tls = self._make_tls()
-        return self._tls
+    def tls_generation(self, name: str, tls: TlsConfig | None) -> int:
+        """Goes up when the certificates change. Raises ConnectFailed where they cannot be used."""
+        try:
+            return self._contexts.generation(tls)
+        except ConfigError as error:
+            raise ConnectFailed(name, f"its TLS settings cannot be used: {error}") from error
+
+    async def fetch(self, name: str, url: str) -> bytes:
+        """What a GET of `url` gives. Redirects are not followed. Raises UpstreamError."""
+        parts = urlsplit(url)
+        path = ((parts.path or "/") + ("?" + parts.query if parts.query else "")).encode("ascii", "ignore")
+        async with asyncio.timeout(FETCH_SECONDS):
+            response = await self.http(name, url).send(b"GET", path, b"Accept: application/json\r\n", b"", FETCH_SECONDS)
+        if response.streaming:
+            response.close()
+        if response.status != 200 or response.streaming or len(response.body) > FETCH_BYTES:
+            raise HttpRefused(name, f"it answered HTTP {response.status}, or too much", status=response.status)
+        return response.body
 
     async def open(self, target: Target, hello: Hello, headers: HeaderBlock) -> UpstreamSession:
         """A new session with `target`, within its `open_timeout_seconds`. Raises UpstreamError."""
@@ -71,7 +87,7 @@ class Opener:
     async def _open(self, target: Target, hello: Hello, headers: HeaderBlock) -> UpstreamSession:
         if target.transport == TransportType.STDIO:
             return await open_stdio(target, hello, sweep=self._sweep)
-        http = self.http(target.name, target.url)
+        http = self.http(target.name, target.url, target.tls)
         transport = self.transport_of(target)
         if transport == "auto":
             return await self._find_out(target, http, hello, headers)
@@ -153,7 +169,7 @@ class Opener:
 
     async def aclose(self) -> None:
         """Close every HTTP client."""
-        for client in self._clients.values():
+        for _, client in self._clients.values():
             await client.aclose()
         self._clients.clear()
 

@@ -136,7 +136,7 @@ class StreamableHTTPSession:
     def listen(self, headers: HeaderBlock = b"") -> None:
         """Keep a GET stream open, for what the server says outside calls."""
         if self._listening is None and not self.closed:
-            self._listening = runtime.spawn(_Listening(self, headers).run(), f"listen to {self.upstream}")
+            self._listening = runtime.spawn(Listening(self, headers).run(), f"listen to {self.upstream}")
 
     def stop_listening(self) -> None:
         if self._listening is not None:
@@ -242,9 +242,9 @@ class _Answer:
         finally:
             if self._questions is not None:
                 self._questions.end()
+        response.release()
         if message is None:
             raise ConnectionLost(upstream, "it ended the stream before its answer; the request may have run")
-        response.release()
         return answer_of(upstream, message)
 
     def _heard(self, event: sse.Event, response: Response) -> jsonrpc.Message | None:
@@ -305,25 +305,25 @@ CALL_NOTIFICATIONS = frozenset({"notifications/message"})
 """Notifications that belong to the call on whose stream they came. The others speak of the whole server."""
 
 
-class _Listening:
+class Listening:
     """The GET stream of one session, opened again when it breaks, with growing pauses."""
 
     def __init__(self, session: StreamableHTTPSession, headers: HeaderBlock) -> None:
         self._session = session
         self._headers = headers
         self._last_id: bytes | None = None
-        self._retry = self._pause = LISTEN_PAUSE_SECONDS
+        self._retry = self.pause_seconds = LISTEN_PAUSE_SECONDS
         self._questions = _Questions(session, headers, _nothing)
 
     def __repr__(self) -> str:
-        return f"<_Listening to {self._session.upstream}, again after {self._pause:g} s>"
+        return f"<Listening to {self._session.upstream}, again after {self.pause_seconds:g} s>"
 
     async def run(self) -> None:
         """Until cancelled, or until the server says that there is nothing to hear."""
         try:
             while not self._session.closed and await self._again():
-                await asyncio.sleep(self._pause)
-                self._pause = min(self._pause * 2, LONGEST_LISTEN_PAUSE_SECONDS)
+                await asyncio.sleep(self.pause_seconds)
+                self.pause_seconds = min(self.pause_seconds * 2, LONGEST_LISTEN_PAUSE_SECONDS)
         finally:
             self._questions.end()
 
@@ -352,7 +352,7 @@ class _Listening:
         if event.retry_ms is not None:
             wished = max(event.retry_ms / 1000, SHORTEST_LISTEN_PAUSE_SECONDS)
             self._retry = min(wished, LONGEST_LISTEN_PAUSE_SECONDS)
-        self._pause = self._retry
+        self.pause_seconds = self._retry
         if event.data:
             self._take(decode_message(self._session.upstream, event.data))
 
@@ -428,9 +428,9 @@ async def first_response(upstream: str, response: Response) -> jsonrpc.Message:
     except BaseException:
         response.close()
         raise
+    response.release()
     if message is None:
         raise ConnectionLost(upstream, "it ended the stream before its answer")
-    response.release()
     return message
 
 

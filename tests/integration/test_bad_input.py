@@ -164,7 +164,7 @@ BODIES: list[tuple[str, object, int, int]] = [
     ("unknown tool without a prefix", asks("tools/call", name="echo"), 200, -32602),
     ("no tool", asks("tools/call"), 200, -32602),
     ("tool name a number", asks("tools/call", name=5), 200, -32602),
-    ("tool name half a pair", rb'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"\ud800"}}', 200, -32602),
+    ("tool name half a pair", rb'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"\ud800"}}', 400, -32700),
     ("_meta a list", asks("tools/call", name="up__echo", _meta=["progressToken"]), 200, -32602),
     ("cursor a number", asks("tools/list", cursor=3), 200, -32602),
     ("cursor garbage", asks("tools/list", cursor="garbage"), 200, -32602),
@@ -173,7 +173,7 @@ BODIES: list[tuple[str, object, int, int]] = [
     ("cursor empty", asks("tools/list", cursor=""), 200, -32602),
     ("unknown prompt", asks("prompts/get", name="nobody__nothing"), 200, -32602),
     ("uri a number", asks("resources/read", uri=1), 200, -32602),
-    ("unknown resource", asks("resources/subscribe", uri="x://nothing"), 200, -32601),
+    ("unknown resource", asks("resources/subscribe", uri="x://nothing"), 200, -32002),
     ("unknown level", asks("logging/setLevel", level="loud"), 200, -32602),
     ("completion of nothing", asks("completion/complete"), 200, -32602),
     ("completion of a number", asks("completion/complete", ref={"type": "ref/tool", "name": 1}), 200, -32602),
@@ -294,11 +294,12 @@ async def test_batches_work_in_the_one_revision_that_has_them(stub: Stub) -> Non
         await wire.initialize(revision="2025-03-26")
         said = {"jsonrpc": "2.0", "method": "notifications/whatever"}
         mixed = [asks("ping", 1), said, asks("tools/call", 2, name="up__echo", arguments={"text": "x"}), asks("no/such", 3)]
-        reply = await wire.post([*mixed, asks("ping", 1)])
+        twice = asks("tools/call", 4, name="up__slow", arguments={"ms": 50})
+        reply = await wire.post([*mixed, twice, twice])
         assert reply.headers["content-type"] == "application/json" and reply.body.startswith(b"[")
-        assert [message["id"] for message in reply.messages] == [1, 2, 3, 1]
+        assert [message["id"] for message in reply.messages] == [1, 2, 3, 4, 4]
         assert reply.messages[1]["result"]["content"][0]["text"] == "x"
-        assert [message.get("error", {}).get("code") for message in reply.messages] == [None, None, -32601, -32600]
+        assert [message.get("error", {}).get("code") for message in reply.messages] == [None, None, -32601, None, -32600]
         silent = await wire.post([said, said])
         assert (silent.status, silent.body) == (202, b"")
         for bad in (b"[]", b"[1]", [asks("initialize", protocolVersion="2025-03-26")], [asks("ping", i) for i in range(1001)]):
@@ -436,19 +437,20 @@ def many_headers(count: int) -> bytes:
 
 
 BOMBS: list[tuple[str, bytes, bytes]] = [
+    ("a header without an end", b"GET /mcp HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * HEADER_BYTES, b""),
+    ("headers without an end", many_headers(HEADER_BYTES // 6), b""),
     ("one huge header", b"GET /mcp HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * HEADER_BYTES, b"\r\n\r\n"),
     ("many small ones", many_headers(HEADER_BYTES // 6), b"\r\n\r\n"),
     ("a huge URL", b"GET /" + b"y" * HEADER_BYTES, b" HTTP/1.1\r\nHost: localhost\r\n\r\n"),
-    ("a huge chunk extension", post(None, b"1;", "Transfer-Encoding: chunked") + b"y" * HEADER_BYTES * 2, b"\r\nx\r\n"),
-    ("huge trailers", post(None, b"0\r\nX: ", "Transfer-Encoding: chunked") + b"y" * HEADER_BYTES * 2, b"\r\n\r\n"),
+    ("a huge chunk extension", post(None, b"1;", "Transfer-Encoding: chunked") + b"y" * HEADER_BYTES * 2, b""),
+    ("huge trailers", post(None, b"0\r\nX: ", "Transfer-Encoding: chunked") + b"y" * HEADER_BYTES * 2, b""),
 ]
 
 
 @pytest.mark.parametrize(("start", "end"), [bomb[1:] for bomb in BOMBS], ids=[bomb[0] for bomb in BOMBS])
-@pytest.mark.parametrize("whole", [True, False], ids=["at once", "without an end"])
-async def test_header_bombs_are_refused(start: bytes, end: bytes, whole: bool, stub: Stub) -> None:
+async def test_header_bombs_are_refused(start: bytes, end: bytes, stub: Stub) -> None:
     async with leaving_nothing(stub) as (gateway, _), Line.to(gateway) as line:
-        await line.say(start + end if whole else start)
+        await line.say(start + end)
         answer = await line.answer()
         assert (answer.status, answer.headers["connection"]) == (431, "close")
         assert await line.rest() == b""
@@ -542,13 +544,13 @@ async def test_who_was_refused_and_stays_is_cut_off(stub: Stub) -> None:
 
 
 async def test_what_waits_behind_a_long_call_is_not_late(stub: Stub) -> None:
-    async with leaving_nothing(stub) as (gateway, wire):
+    async with leaving_nothing(stub, request_read_seconds=5) as (gateway, wire):
         with own_time(gateway) as time:
             async with Line.to(gateway) as line:
                 slow = json.dumps(asks("tools/call", name="up__slow", arguments={"ms": 300})).encode()
                 await line.say(post(wire, slow) + post(wire, PING)[:-5])
                 await gateway.until(lambda: stub.seen.running == 1)
-                time.passes(40)
+                time.passes(6)
                 assert "result" in json.loads((await line.answer()).body)
                 await line.say(PING[-5:])
                 assert json.loads((await line.answer()).body)["result"] == {}

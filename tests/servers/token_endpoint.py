@@ -27,7 +27,7 @@ class TokenServer:
         self.port = 0
         self._given = 0
         self._server: asyncio.Server | None = None
-        self._writers: set[asyncio.StreamWriter] = set()
+        self._serving: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     def __repr__(self) -> str:
         return f"<TokenServer {len(self.requests)} requests>"
@@ -41,9 +41,11 @@ class TokenServer:
         assert self._server is not None
         self.answers.set()
         self._server.close()
-        for writer in self._writers:
+        for writer in self._serving.values():
             writer.close()
-        await self._server.wait_closed()
+        async with asyncio.timeout(5):
+            await asyncio.gather(*self._serving)
+            await self._server.wait_closed()
 
     @property
     def url(self) -> str:
@@ -54,7 +56,9 @@ class TokenServer:
         return dict(parse_qsl(self.requests[index].body.decode(), strict_parsing=True))
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writers.add(writer)
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving[task] = writer
         try:
             while (request := await read_request(reader)) is not None:
                 self.requests.append(request)
@@ -64,8 +68,8 @@ class TokenServer:
         except ConnectionError:
             pass  # the client is gone; so is whoever would hear of it
         finally:
-            self._writers.discard(writer)
             writer.close()
+            del self._serving[task]
 
     def _token(self) -> bytes:
         self._given += 1

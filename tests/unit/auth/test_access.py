@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcpgateway.auth.access import EVERYTHING, Access, Rights
@@ -132,6 +132,15 @@ def test_rights_are_worked_out_once_for_each_principal() -> None:
     assert access.of(ALICE) is access.of(Principal(ALICE.issuer, ALICE.subject, ALICE.tenant, ALICE.groups))
 
 
+def test_a_changed_table_counts_at_once_and_the_gateway_itself_needs_none() -> None:
+    access = Access([AccessRule(servers=("crm",))])
+    assert access.of(ALICE).server("crm") and access.of(None).all
+    access.replace([AccessRule(servers=("time",))])
+    assert not access.of(ALICE).server("crm") and access.of(ALICE).server("time")
+    access.replace(None)
+    assert access.of(ALICE).all
+
+
 def test_p16_only_so_many_principals_are_remembered() -> None:
     access = Access([AccessRule(servers=("crm",), principals=("p0",))], remembered=2)
     first = access.of(Principal("i", "p0"))
@@ -145,6 +154,7 @@ def test_p16_only_so_many_principals_are_remembered() -> None:
 NAMES = st.text("ab*?[]\n.", max_size=6)
 
 
+@settings(deadline=None)
 @given(st.lists(NAMES, max_size=3), NAMES)
 def test_a_pattern_without_wildcards_allows_only_itself(patterns: list[str], name: str) -> None:
     plain = tuple(each for each in patterns if not set(each) & set("*?["))

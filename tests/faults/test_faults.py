@@ -1,0 +1,139 @@
+"""Whatever breaks between the gateway and an upstream, at whatever stage: a clear error in time, and nothing of it stays.
+
+Which fault is tried at which stage, and why the others are not:
+
+| fault                    | connect | TLS | initialize | call | stream | close |
+|--------------------------|---------|-----|------------|------|--------|-------|
+| refused                  | x       | a   | b          | b    | b      | b     |
+| reset                    | x       | x   | x          | x    | x      | x     |
+| stalled                  | x       | x   | x          | x    | x      | x     |
+| half closed              | x       | x   | x          | x    | x      | x     |
+| slow                     | a       | x   | x          | x    | x      | x     |
+| garbage                  | x       | x   | x          | x    | x      | x     |
+| truncated chunk          | c       | c   | x          | x    | x      | x     |
+| wrong length             | c       | c   | x          | x    | x      | x     |
+| oversized headers        | c       | c   | x          | x    | d      | x     |
+| 100 Continue             | c       | c   | x          | x    | e      | x     |
+| two responses at once    | c       | c   | x          | x    | x      | x     |
+
+a: TCP does this before TLS begins, so that it is the same as at connect; the kernel makes a connection at once or not at all.
+b: a connection is refused while it is made: this is tried at connect, on the first call and on one with a warm session.
+c: there is no response yet. d: the headers have been read; trailers stand in for them. e: an interim response cannot
+come in the middle of another one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.clients.wire import Message, Wire
+from tests.fakes.cuttable_proxy import ANSWERS, STREAMS, CuttableProxy
+from tests.faults.scene import Scene, client_of, scene, text_of
+from tests.servers.raw_stub import Stub
+
+HARMLESS = {"continue_first", "two_answers", "slow_but_sure"}
+"""Odd, and no reason to fail: the whole answer comes."""
+
+
+def expect_clear_error(message: Message) -> None:
+    error = message.get("error")
+    assert error is not None, message
+    assert "'up'" in error["message"]
+    assert len(error["message"]) > len("upstream 'up': ") + 10, "it says what happened"
+    assert error["data"]["upstream"] == "up"
+    assert "Traceback" not in error["message"]
+
+
+async def expect_of_a_call(here: Scene, client: Wire, fault: str) -> None:
+    """What the client gets while the fault is there."""
+    if fault in HARMLESS:
+        assert text_of(await here.call(client)) == "x"
+    else:
+        async with here.in_no_time():
+            expect_clear_error(await here.call(client))
+    assert here.proxy.struck.is_set()
+
+
+async def expect_recovery(here: Scene) -> None:
+    """Once it is healed, the next call works, of the same client and of others, each with its own answer."""
+    await here.until_nothing_is_left()
+    await here.proxy.heal()
+    async with client_of(here, warm=True) as other:
+        for number in range(3):
+            assert text_of(await here.call(other, f"again {number}")) == f"again {number}"
+
+
+@pytest.mark.parametrize("fault", ["refuse", "reset", "half_close", "garbage", "stall"])
+@pytest.mark.parametrize("warm", [False, True], ids=["first call", "warm session"])
+async def test_u4_a_connection_that_breaks_while_it_is_made(warm: bool, fault: str, proxy: CuttableProxy, stub: Stub) -> None:
+    async with scene(proxy, stub, timeout_seconds=2) as here, client_of(here, warm=warm) as client, asyncio.timeout(20):
+        await proxy.break_at("connect", fault)
+        began = asyncio.get_running_loop().time()
+        expect_clear_error(await here.call(client))
+        assert asyncio.get_running_loop().time() - began < 8, "twice the time-out, for a call may be repeated, and some"
+        await expect_recovery(here)
+        assert text_of(await here.call(client, "healed")) == "healed"
+
+
+@pytest.mark.parametrize("fault", list(ANSWERS))
+@pytest.mark.parametrize("stage", ["initialize", "call"])
+async def test_u9_an_answer_that_is_none(stage: str, fault: str, proxy: CuttableProxy, stub: Stub) -> None:
+    async with scene(proxy, stub) as here, client_of(here, warm=stage == "call") as client, asyncio.timeout(20):
+        await proxy.break_at(stage, fault)
+        await expect_of_a_call(here, client, fault)
+        await expect_recovery(here)
+        assert text_of(await here.call(client, "healed")) == "healed"
+
+
+@pytest.mark.parametrize("fault", list(STREAMS))
+async def test_u9_an_event_stream_that_breaks(fault: str, proxy: CuttableProxy, stub: Stub) -> None:
+    stub.orders.answer = "sse"
+    async with scene(proxy, stub) as here, client_of(here, warm=True) as client, asyncio.timeout(20):
+        await proxy.break_at("stream", fault)
+        await expect_of_a_call(here, client, fault)
+        await expect_recovery(here)
+        assert text_of(await here.call(client, "healed")) == "healed"
+
+
+@pytest.mark.parametrize("fault", list(ANSWERS))
+async def test_p8_the_end_of_a_session_that_is_not_acknowledged(fault: str, proxy: CuttableProxy, stub: Stub) -> None:
+    async with scene(proxy, stub) as here, asyncio.timeout(20):
+        async with client_of(here, warm=True) as client:
+            await proxy.break_at("close", fault)
+            async with here.in_no_time():
+                assert await client.delete() == 204, "whatever becomes of the upstream's session, the client's is over"
+                await proxy.struck.wait()
+                await here.until_nothing_is_left()
+            assert here.gateway.gateway.pool.get_metrics()["open"] == 1, "the one that watches"
+        await expect_recovery(here)
+
+
+async def test_a_gateway_stops_although_no_end_is_acknowledged(proxy: CuttableProxy, stub: Stub) -> None:
+    async with asyncio.timeout(20):
+        async with scene(proxy, stub) as here, client_of(here, warm=True):
+            await proxy.break_at("close", "stall")
+        assert here.left() == []
+
+
+async def test_p5_after_any_number_of_failures_every_slot_is_free(proxy: CuttableProxy, stub: Stub) -> None:
+    async with scene(proxy, stub) as here, client_of(here, warm=True) as client, asyncio.timeout(20):
+        for fault in ("reset", "garbage", "half_close", "truncated_chunk") * 5:
+            await proxy.break_at("call", fault)
+            answers = await asyncio.gather(*(here.call(client) for _ in range(5)))
+            assert all("error" in answer for answer in answers)
+        # The door may be shut by now, which says nothing about slots.
+        here.gateway.gateway.upstreams["up"].breaker.succeeded()
+        await expect_recovery(here)
+
+
+async def test_p14_the_death_of_one_connection_fails_no_call_on_another(proxy: CuttableProxy, stub: Stub) -> None:
+    async with scene(proxy, stub) as here, client_of(here, warm=True) as client, asyncio.timeout(20):
+        slow = asyncio.create_task(client.call("up__slow", {"ms": 200}))
+        await here.gateway.until(lambda: stub.seen.running == 1)
+        await proxy.break_at("call", "reset")
+        expect_clear_error(await here.call(client))
+        await proxy.heal()
+        assert text_of(await slow) == "slept 200 ms"
+        assert text_of(await here.call(client, "healed")) == "healed"

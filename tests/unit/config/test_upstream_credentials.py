@@ -1,0 +1,240 @@
+"""What a server's entry says of credentials, TLS and sessions, and what is said of a wrong one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mcpgateway import config
+from mcpgateway.config import Config, ServerConfig
+from mcpgateway.config.values import CallerHeaders, OAuthConfig, TlsConfig
+from mcpgateway.errors import ConfigError
+from tests.servers.certificates import Authority
+
+OAUTH = {"token_url": "https://idp.example/token", "client_id": "gw", "client_secret": "${SECRET}"}
+PLANTED = "planted-secret"
+A_NUMBER = 481516234
+
+
+def parsed(entry: dict[str, Any], path: str = "mcp.json", **environ: str) -> Config:
+    document = {"mcpServers": {"crm": {"url": "https://crm.example/mcp"} | entry}}
+    return config.parse(json.dumps(document), path, {"SECRET": PLANTED} | environ)
+
+
+def server(entry: dict[str, Any], path: str = "mcp.json") -> ServerConfig:
+    return parsed(entry, path).servers[0]
+
+
+def refusal(entry: dict[str, Any], path: str = "mcp.json") -> str:
+    with pytest.raises(ConfigError) as caught:
+        parsed(entry, path)
+    return str(caught.value)
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> str:
+    """A configuration file's path, so that relative ones begin beside it."""
+    return str(tmp_path / "mcp.json")
+
+
+def test_credentials_of_callers_and_tenants_are_read() -> None:
+    entries = {"alice": {"headers": {"X-Key": "${SECRET}", "Accept": "x"}}, "tenant:acme": {"headers": {"X-Key": " k "}}}
+    found = server({"credentials": entries, "credentials_required": True})
+    assert found.credentials == (
+        CallerHeaders((("X-Key", PLANTED),), subject="alice"),
+        CallerHeaders((("X-Key", "k"),), tenant="acme"),
+    )
+    assert found.credentials_required and not server({}).credentials_required
+
+
+def test_credentials_may_stand_in_a_file_of_their_own(tmp_path: Path, here: str) -> None:
+    (tmp_path / "keys.json").write_text('{/* ours */ "bob": {"headers": {"X-Key": "${SECRET}"}},}', encoding="utf-8")
+    found = server({"credentials": {"alice": {"headers": {"X-Key": "a"}}}, "credentials_file": "keys.json"}, here)
+    assert [each.subject for each in found.credentials] == ["alice", "bob"]
+    assert found.credentials[1].headers == (("X-Key", PLANTED),)
+    assert found.credentials_file == str(tmp_path / "keys.json")
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"credentials": []}, 'credentials: expected an object, {"NAME"'),
+        ({"credentials": {"alice": PLANTED}}, "credentials.alice: expected an object, found a string"),
+        ({"credentials": {"alice": {}}}, 'credentials.alice: expected {"headers": {…}} with at least one header'),
+        (
+            {"credentials": {"alice": {"header": {"X": PLANTED}}}},
+            "credentials.alice.header: unknown key; did you mean 'headers'?",
+        ),
+        (
+            {"credentials": {"alice": {"headers": {"X": A_NUMBER}}}},
+            "credentials.alice.headers.X: expected a string, found a number",
+        ),
+        ({"credentials": {"alice": {"headers": {"Host": "x"}}}}, "this header belongs to the gateway itself"),
+        ({"credentials": {"alice": {"headers": {"X": f"{PLANTED}\n"}}}}, "alice.headers.X: its value holds a line break"),
+        ({"credentials": {"tenant:": {"headers": {"X": "1"}}}}, "names nobody"),
+        ({"credentials": {"": {"headers": {"X": "1"}}}}, "names nobody"),
+        ({"credentials": {"alice": {"headers": {"X-A": "1"}}}, "forward_headers": ["x-a"]}, "so clients could set it"),
+        ({"credential": {}}, "unknown key; did you mean 'credentials'?"),
+        ({"credentials_file": "none.json"}, "none.json: cannot be read: No such file"),
+        ({"credentials_required": 1}, "credentials_required: expected true or false, found 1"),
+        ({"oauth": OAUTH | {"client_secret": A_NUMBER}}, "oauth.client_secret: expected a string, found a number"),
+        ({"oauth": {"client_id": "gw"}}, "oauth.token_url: is missing or empty"),
+        ({"oauth": {"client_id": "gw"}}, "oauth.client_secret: is missing or empty"),
+        ({"oauth": OAUTH | {"scopes": "x"}}, "oauth.scopes: unknown key; did you mean 'scope'?"),
+        ({"oauth": OAUTH | {"grant": "password"}}, "oauth.grant: expected one of client_credentials, token_exchange"),
+        ({"oauth": OAUTH | {"auth_method": "none"}}, "expected one of client_secret_basic, client_secret_post"),
+        ({"oauth": OAUTH | {"audience": "crm"}}, "oauth.audience: belongs to the grant token_exchange"),
+        ({"oauth": OAUTH | {"token_url": "http://idp.example/t"}}, "oauth.token_url: must begin with https://"),
+        ({"oauth": OAUTH | {"token_url": f"https://u:{PLANTED}@idp.example/"}}, "holds a user name, password"),
+        ({"oauth": OAUTH | {"token_url": f"{PLANTED}/t"}}, "expected a URL like"),
+        ({"oauth": OAUTH | {"token_url": f"https://h:{PLANTED}/t"}}, "its host or port is malformed"),
+        ({"oauth": OAUTH, "headers": {"authorization": "x"}}, "headers hold an Authorization already"),
+        ({"oauth": OAUTH, "credentials": {"a": {"headers": {"Authorization": "x"}}}}, "headers hold an Authorization already"),
+        ({"oauth": OAUTH | {"tls": []}}, "oauth.tls: expected an object with ca, cert or key"),
+        ({"tls": PLANTED}, "tls: expected an object with ca, cert or key, found a string"),
+        ({"tls": {"insecure": True}}, "tls.insecure: certificates are always checked; name the CA"),
+        ({"tls": {"cafile": "x"}}, "tls.cafile: unknown key"),
+        ({"tls": {"ca": "none.pem"}}, "tls: ca: "),
+        ({"tls": {"key": "a.key"}}, "tls.key: a key without its certificate"),
+        ({"tls": {"key_password": A_NUMBER}}, "tls.key_password: expected a string, found a number"),
+        ({"spares": 2}, 'spares: has an effect only with "sessions": "single_use"'),
+        ({"sessions": "single_use", "spares": -1}, "spares: expected a whole number from 0 to 1000, found -1"),
+        ({"conversation_key": "X-Conversation"}, "conversation_key: expected header: and a header's name, or meta:"),
+        ({"conversation_key": "meta:"}, "conversation_key: expected header: and a header's name, or meta:"),
+        ({"conversation_key": "header:X Y"}, "conversation_key: 'X Y': not a header name"),
+        ({"conversation_key": "header:Authorization"}, "a token does not name a conversation"),
+        ({"on_session_loss": "retry"}, "on_session_loss: expected one of end, renew"),
+    ],
+)
+def test_a_wrong_entry_is_refused_without_what_may_be_secret(entry: dict[str, Any], said: str) -> None:
+    text = refusal(entry)
+    assert said in text and PLANTED not in text and str(A_NUMBER) not in text
+
+
+@pytest.mark.parametrize("key", ["credentials", "credentials_file", "credentials_required", "oauth", "tls"])
+def test_a_command_is_shown_no_credential(key: str) -> None:
+    value = {"credentials_file": "x", "credentials_required": True, "oauth": OAUTH}.get(key, {})
+    with pytest.raises(ConfigError, match=rf"mcpServers\.crm\.{key}: is for servers with a url"):
+        config.parse(json.dumps({"mcpServers": {"crm": {"command": "x", key: value}}}), "mcp.json", {"SECRET": "s"})
+
+
+def test_a_name_in_both_places_is_refused(tmp_path: Path, here: str) -> None:
+    alice = {"alice": {"headers": {"X-Key": "a"}}}
+    (tmp_path / "keys.json").write_text(json.dumps(alice), encoding="utf-8")
+    text = refusal({"credentials": alice, "credentials_file": "keys.json"}, here)
+    assert "credentials_file.alice: is in credentials as well; keep one" in text
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"[]", "keys.json: expected an object"),
+        (b"{,}", "keys.json:1: not JSON"),
+        (b'{"a": "\xe9"}', "keys.json: not UTF-8 at byte 7"),
+        (
+            b'{"alice": {"headers": {"X": "1"}},\n"alice": {"headers": {"X": "2"}}}',
+            "given twice in .*keys.json, on lines 1 and 2",
+        ),
+        (b'{"alice": {"headers": {"X": "${NOPE}"}}}', "alice.headers.X: the environment has no NOPE"),
+        (b'{"alice": {"headers": {"X": 5}}}', "alice.headers.X: expected a string, found a number"),
+    ],
+)
+def test_a_wrong_credentials_file_is_refused(tmp_path: Path, here: str, content: bytes, said: str) -> None:
+    (tmp_path / "keys.json").write_bytes(content)
+    with pytest.raises(ConfigError, match=said):
+        parsed({"credentials_file": "keys.json"}, here)
+
+
+def test_oauth_is_read() -> None:
+    exchange = {
+        "grant": "token_exchange",
+        "audience": "crm",
+        "resource": "",
+        "auth_method": "client_secret_post",
+        "scope": "a b",
+    }
+    assert server({"oauth": OAUTH | exchange}).oauth == OAuthConfig(
+        grant="token_exchange",
+        token_url="https://idp.example/token",
+        client_id="gw",
+        client_secret=PLANTED,
+        scope="a b",
+        resource="",
+        audience="crm",
+        auth_method="client_secret_post",
+    )
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/t", "http://localhost/t", "http://[::1]:9/t"])
+def test_a_token_url_on_loopback_may_be_http(url: str) -> None:
+    assert server({"oauth": OAUTH | {"token_url": url}}).oauth is not None
+
+
+def test_http_to_another_machine_is_allowed_where_somebody_says_so() -> None:
+    assert server({"oauth": OAUTH | {"token_url": "http://idp.example/t", "allow_http": True}}).oauth is not None
+
+
+@pytest.mark.parametrize(
+    "theirs", [{"clientId": "x", "callbackPort": 8080}, {"enabled": True, "scopes": ["a"]}, {}, False, "on"]
+)
+def test_the_oauth_of_other_programs_is_passed_over(theirs: object) -> None:
+    assert server({"oauth": theirs}).oauth is None
+
+
+def test_certificates_are_named_beside_the_file_and_read_for_a_try(tmp_path: Path, here: str) -> None:
+    authority = Authority()
+    authority.write_own(tmp_path)
+    cert, key = authority.write(tmp_path, "gateway", PLANTED)
+    written = {"ca": "ca.pem", "cert": "gateway.pem", "key": "gateway.key", "key_password": "${SECRET}"}
+    wanted = TlsConfig(ca=str(tmp_path / "ca.pem"), cert=cert, key=key, key_password=PLANTED)
+    assert server({"tls": written}, here).tls == wanted
+    found = server({"oauth": OAUTH | {"tls": written}}, here).oauth
+    assert found is not None and found.tls == wanted
+
+
+@pytest.mark.parametrize("password", [{"key_password": "not the password"}, {}])
+def test_a_key_that_does_not_open_is_refused_and_nobody_is_asked_for_its_password(
+    tmp_path: Path, here: str, password: dict[str, str]
+) -> None:
+    Authority().write(tmp_path, "gateway", PLANTED)
+    text = refusal({"tls": {"cert": "gateway.pem", "key": "gateway.key"} | password}, here)
+    assert "mcpServers.crm.tls: cert: " in text and "gateway.key" in text and "not the password" not in text
+
+
+def test_a_file_that_is_no_certificate_is_refused(tmp_path: Path, here: str) -> None:
+    (tmp_path / "ca.pem").write_text("nothing of the kind", encoding="utf-8")
+    assert "ca.pem: NO_CERTIFICATE_OR_CRL_FOUND; expected certificates" in refusal({"tls": {"ca": "ca.pem"}}, here)
+
+
+def test_how_sessions_are_kept_is_read() -> None:
+    found = server({"sessions": "single_use", "spares": 0, "conversation_key": "header:X-Chat", "on_session_loss": "end"})
+    assert (found.spares, found.conversation_key, found.on_session_loss) == (0, "header:x-chat", "end")
+    assert server({"conversation_key": "meta:example.com/Chat"}).conversation_key == "meta:example.com/Chat"
+    assert (server({}).spares, server({}).conversation_key, server({}).on_session_loss) == (1, "", "renew")
+
+
+def test_a_disabled_server_may_name_what_is_not_there() -> None:
+    absent = {"credentials_file": "none.json", "oauth": OAUTH | {"client_secret": "${NOPE}"}, "tls": {"ca": "none.pem"}}
+    assert not server(absent | {"enabled": False}).enabled
+
+
+def test_p21_secrets_are_in_no_repr_and_told_to_whoever_hides_them(tmp_path: Path, here: str) -> None:
+    Authority().write(tmp_path, "gateway", "pass phrase")
+    (tmp_path / "keys.json").write_text('{"bob": {"headers": {"X-Key": "Bearer bobs-key"}}}', encoding="utf-8")
+    found = parsed(
+        {
+            "credentials": {"alice": {"headers": {"X-Key": "alices-key"}}},
+            "credentials_file": "keys.json",
+            "oauth": OAUTH,
+            "tls": {"cert": "gateway.pem", "key": "gateway.key", "key_password": "pass phrase"},
+        },
+        here,
+    )
+    secrets = {"alices-key", "Bearer bobs-key", "bobs-key", PLANTED, "pass phrase"}
+    assert secrets <= set(found.secrets)
+    (crm,) = found.servers
+    shown = f"{found!r} {crm!r} {crm.credentials!r} {crm.oauth!r} {crm.tls!r}"
+    assert not [secret for secret in secrets if secret in shown]
