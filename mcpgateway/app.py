@@ -97,7 +97,7 @@ class Gateway:
     def _build_services(self) -> None:
         self.forward = self._make_forward(self.pool)
         self.catalog = Catalog(self.forward)
-        self.announcer = Announcer(self.catalog)
+        self.announcer = Announcer(self.catalog, self._access)
         self.lists = Lists(self.catalog, self._access)
         self.tools = ToolService(self.forward, self.catalog, self.lists, self._access)
         self.resources = ResourceService(self.forward, self.lists, self._access)

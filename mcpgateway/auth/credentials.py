@@ -73,11 +73,11 @@ class StaticCredentials:
         self._upstream = upstream
         self._required = required
         self._default = _HeaderSet(headers, forwarded)
-        self._subjects: dict[str, _HeaderSet] = {}
-        self._tenants: dict[str, _HeaderSet] = {}
+        self._subjects: dict[tuple[str, str], _HeaderSet] = {}
+        self._tenants: dict[tuple[str, str], _HeaderSet] = {}
         for caller in callers:
             entries, name = (self._tenants, caller.tenant) if caller.tenant else (self._subjects, caller.subject)
-            entries[name] = _HeaderSet(_overlaid(headers, caller.headers), forwarded)
+            entries[caller.issuer, name] = _HeaderSet(_overlaid(headers, caller.headers), forwarded)
 
     def __repr__(self) -> str:
         return f"<StaticCredentials {self._default!r}, {len(self._subjects)} principals, {len(self._tenants)} tenants>"
@@ -120,7 +120,8 @@ class StaticCredentials:
     def _headers_of(self, principal: Principal | None) -> _HeaderSet | None:
         if principal is None or not (self._subjects or self._tenants or self._required):
             return self._default
-        found = self._subjects.get(principal.subject) or self._tenants.get(principal.tenant)
+        issuer = principal.issuer
+        found = self._subjects.get((issuer, principal.subject)) or self._tenants.get((issuer, principal.tenant))
         return found or (None if self._required else self._default)
 
 

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from hashlib import sha256
 
 from mcpgateway.auth.principals import Principal
-from mcpgateway.config.values import TokenConfig
+from mcpgateway.config.values import STATIC_ISSUER, TokenConfig
 
-ISSUER = "static"
+ISSUER = STATIC_ISSUER
 _PREFIX = "mcpgw_"  # so that scanners for leaked secrets, and people, can tell what it is
 
 

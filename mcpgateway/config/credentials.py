@@ -13,7 +13,7 @@ from mcpgateway.config.headers import UNNEEDED, fault_in_name, fault_in_value
 from mcpgateway.config.reader import Source, close_to, read_section, refuse_unknown, shown
 from mcpgateway.config.text import Place, locate
 from mcpgateway.config.tls import read_tls
-from mcpgateway.config.values import CallerHeaders, OAuthConfig
+from mcpgateway.config.values import STATIC_ISSUER, CallerHeaders, OAuthConfig
 from mcpgateway.errors import ConfigError
 
 TENANT = "tenant:"
@@ -25,6 +25,7 @@ Headers = tuple[tuple[str, str], ...]
 
 class _CallerEntry(msgspec.Struct, frozen=True):
     headers: dict[str, str] = {}
+    issuer: str = STATIC_ISSUER
 
 
 def checked_headers(headers: Mapping[str, str], place: Place, source: Source) -> Headers:
@@ -89,7 +90,7 @@ def _callers(data: Any, place: Place, source: Source) -> Iterator[tuple[str, Cal
         return
     for name, entry in data.items():
         if isinstance(entry, dict):
-            refuse_unknown(entry, ("headers",), (*place, name), source)
+            refuse_unknown(entry, ("headers", "issuer"), (*place, name), source)
         if not name.removeprefix(TENANT).strip():
             source.problem((*place, name), "names nobody; expected a principal's name, or tenant: and a tenant's")
             continue
@@ -99,7 +100,7 @@ def _callers(data: Any, place: Place, source: Source) -> Iterator[tuple[str, Cal
         headers = checked_headers(read.headers, (*place, name, "headers"), source)
         is_tenant = name.startswith(TENANT)
         who = {"tenant" if is_tenant else "subject": name.removeprefix(TENANT)}
-        yield name, CallerHeaders(headers, **who)
+        yield name, CallerHeaders(headers, **who, issuer=read.issuer)
 
 
 def _refuse_forwarded(entry: CallerHeaders, forwarded: Collection[str], place: Place, source: Source) -> None:

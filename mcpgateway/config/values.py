@@ -57,12 +57,20 @@ class OAuthConfig(msgspec.Struct, frozen=True):
         return f"<OAuthConfig {self.grant} client_id={self.client_id!r}>"
 
 
+STATIC_ISSUER = "static"
+"""The issuer of those who come with a token of `gateway.auth.tokens`."""
+
+
 class CallerHeaders(msgspec.Struct, frozen=True):
-    """Headers that an upstream is sent for one principal, named by `subject`, or else for all of one `tenant`."""
+    """Headers that an upstream is sent for one principal, named by `subject`, or else for all of one `tenant`.
+
+    A name counts only from the mouth of its `issuer`: others may give the same name to somebody else.
+    """
 
     headers: tuple[tuple[str, str], ...]
     subject: str = ""
     tenant: str = ""
+    issuer: str = STATIC_ISSUER
 
     def __repr__(self) -> str:
         return f"<CallerHeaders {f'tenant:{self.tenant}' if self.tenant else self.subject!r} {len(self.headers)} headers>"

@@ -6,6 +6,7 @@ import logging
 
 import msgspec
 
+from mcpgateway.auth.access import Access
 from mcpgateway.errors import RpcError
 from mcpgateway.protocol import jsonrpc
 from mcpgateway.protocol.call import cannot_ask
@@ -26,8 +27,9 @@ LIST_CHANGES = {
 class Announcer:
     """Knows every conversation that is open, and gives each new upstream session its listener."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, access: Access) -> None:
         self._catalog = catalog
+        self._access = access
         self.conversations: set[Conversation] = set()
 
     def __repr__(self) -> str:
@@ -55,16 +57,19 @@ class Announcer:
         """An upstream's list changed for everybody."""
         self._catalog.changed(upstream.slug, capability)
         for conversation in self.conversations:
-            if conversation.sees(upstream.slug):
+            if self._sees(conversation, upstream):
                 conversation.lists_changed(capability)
 
     def came_or_went(self, upstream: Upstream) -> None:
         """An upstream came, came back or leaves: whoever sees it lists again."""
         for conversation in self.conversations:
-            if conversation.sees(upstream.slug):
+            if self._sees(conversation, upstream):
                 for capability in LIST_CHANGES.values():
                     if upstream.offers(capability):
                         conversation.lists_changed(capability)
+
+    def _sees(self, conversation: Conversation, upstream: Upstream) -> bool:
+        return conversation.sees(upstream.slug) and self._access.of(conversation.principal).server(upstream.slug)
 
     def updated(self, upstream: Upstream, user: str, params: bytes) -> None:
         """A resource changed: the user's conversations that subscribed to it are told."""

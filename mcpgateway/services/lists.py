@@ -44,7 +44,7 @@ class Lists:
         for upstream, listing in await self.gather(view, conversation, call, kind):
             shown = listing.items if rights.all else [i for i in listing.items if allows(rights, upstream, kind, i.id)]
             items += [_shown(view, upstream, item, kind, seen) for item in shown]
-            seen.update(listing.by_id)
+            seen.update(item.id for item in shown)
         body = b'{"%b":[%b]' % (kind.field.encode(), b",".join(items[start : start + PAGE_SIZE]))
         if start + PAGE_SIZE < len(items):
             body += b',"nextCursor":"%b"' % _cursor(start + PAGE_SIZE)

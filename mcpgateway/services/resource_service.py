@@ -69,15 +69,16 @@ class ResourceService:
     async def _find(self, view: View, conversation: Conversation, call: Call, uri: str) -> tuple[Upstream, str]:
         if view.single:
             return view.only, uri
+        rights = self._access.of(conversation.principal)
         for kind in (RESOURCES, TEMPLATES):
             for upstream, listing in await self._lists.gather(view, conversation, call, kind):
-                if uri in listing.by_id:
+                if uri in listing.by_id and rights.resource(upstream.slug, uri):
                     return upstream, uri
         qualified = names.split_qualified(uri, view.upstreams)
         if qualified is not None:
             return view.upstreams[qualified[0]], qualified[1]
         for upstream, listing in await self._lists.gather(view, conversation, call, TEMPLATES):
-            if listing.matches(uri):
+            if listing.matches(uri) and rights.resource(upstream.slug, uri):
                 return upstream, uri
         with_resources = [upstream for upstream in view.upstreams.values() if upstream.offers("resources")]
         if len(with_resources) == 1:

@@ -193,19 +193,33 @@ ANSWERS: dict[str, Fault] = {
 """What may happen instead of an answer, at 'initialize', 'call' and 'close'."""
 
 
-def _in_stream(after: bytes, *, reset: bool = False, stays: bool = False) -> Fault:
-    """An event stream that begins well, goes on with `after`, and breaks off, ends, or stays as it is."""
+def _in_stream(after: bytes, then: Callable[[Line], Awaitable[bool]]) -> Fault:
+    """An event stream that begins well and goes on with `after`; `then` says what becomes of the connection."""
 
     async def answer_with(line: Line, answer: Answer) -> bool:
         event = b"%x\r\n%b\r\n" % (len(EVENT), EVENT)
         await line.say(answer.chunked(event + after))
-        if reset:
-            line.reset()
-        elif stays:
-            await line.until_left()
-        return False
+        return await then(line)
 
     return answer_with
+
+
+async def _breaks(line: Line) -> bool:
+    line.reset()
+    return False
+
+
+async def _ends(line: Line) -> bool:
+    return False
+
+
+async def _stays(line: Line) -> bool:
+    await line.until_left()
+    return False
+
+
+async def _goes_on(line: Line) -> bool:
+    return True
 
 
 async def _stream_too_long(line: Line, answer: Answer) -> bool:
@@ -220,17 +234,17 @@ async def _stream_too_short(line: Line, answer: Answer) -> bool:
 
 
 STREAMS: dict[str, Fault] = {
-    "reset": _in_stream(b"", reset=True),
-    "stall": _in_stream(b"", stays=True),
-    "half_close": _in_stream(b""),
+    "reset": _in_stream(b"", _breaks),
+    "stall": _in_stream(b"", _stays),
+    "half_close": _in_stream(b"", _ends),
     "slow_but_sure": _slow_but_sure,
-    "garbage": _in_stream(b"zz\r\n" + GARBAGE, stays=True),
-    "garbage_event": _in_stream(b"0f\r\ndata: \xff\x00{[}\r\n\r\n\r\n0\r\n\r\n", stays=True),
-    "truncated_chunk": _in_stream(b"50\r\ndata: {"),
+    "garbage": _in_stream(b"zz\r\n" + GARBAGE, _stays),
+    "garbage_event": _in_stream(b"0f\r\ndata: \xff\x00{[}\r\n\r\n\r\n0\r\n\r\n", _goes_on),
+    "truncated_chunk": _in_stream(b"50\r\ndata: {", _ends),
     "length_too_long": _stream_too_long,
     "length_too_short": _stream_too_short,
-    "oversized_trailers": _in_stream(b"0\r\n" + OVERSIZED * 100 + CRLF, stays=True),
-    "end_without_answer": _in_stream(b"0\r\n\r\n", stays=True),
+    "oversized_trailers": _in_stream(b"0\r\n" + OVERSIZED * 100 + CRLF, _stays),
+    "end_without_answer": _in_stream(b"0\r\n\r\n", _goes_on),
     "two_answers": _two_answers,
 }
 """What may happen to an answer that is an event stream and has begun."""

@@ -82,7 +82,9 @@ class Scene:
         metrics = inner.pool.get_metrics()
         slots = [f"{metrics[name]} {name}" for name in ("leased", "opening", "waiting", "closing") if metrics[name]]
         kept = inner._opener._clients.values()
-        origins = [each for entry in kept for each in (entry if isinstance(entry, tuple) else (entry,)) if isinstance(each, Origin)]
+        origins = [
+            each for entry in kept for each in (entry if isinstance(entry, tuple) else (entry,)) if isinstance(each, Origin)
+        ]
         busy = [repr(connection) for origin in origins for connection in origin._all if connection not in origin._idle]
         calls = [f"{id} in flight" for session in inner.sessions.all() for id in session.in_flight]
         return tasks + slots + busy + calls + self._lines(origins)
@@ -120,3 +122,22 @@ def text_of(message: Message) -> str:
     """What the tool `echo` was told to say."""
     assert "result" in message, message
     return str(message["result"]["content"][0]["text"])
+
+
+def expect_clear_error(message: Message) -> None:
+    """The call failed, and the client is told what happened at which upstream."""
+    error = message.get("error")
+    assert error is not None, message
+    assert "'up'" in error["message"]
+    assert len(error["message"]) > len("upstream 'up': ") + 10, "it says what happened"
+    assert error["data"]["upstream"] == "up"
+    assert "Traceback" not in error["message"]
+
+
+async def expect_recovery(here: Scene) -> None:
+    """Once it is healed, the next call works, of the same client and of others, each with its own answer."""
+    await here.until_nothing_is_left()
+    await here.proxy.heal()
+    async with client_of(here, warm=True) as other:
+        for number in range(3):
+            assert text_of(await here.call(other, f"again {number}")) == f"again {number}"

@@ -28,22 +28,13 @@ import asyncio
 
 import pytest
 
-from tests.clients.wire import Message, Wire
+from tests.clients.wire import Wire
 from tests.fakes.cuttable_proxy import ANSWERS, STREAMS, CuttableProxy
-from tests.faults.scene import Scene, client_of, scene, text_of
+from tests.faults.scene import Scene, client_of, expect_clear_error, expect_recovery, scene, text_of
 from tests.servers.raw_stub import Stub
 
 HARMLESS = {"continue_first", "two_answers", "slow_but_sure"}
 """Odd, and no reason to fail: the whole answer comes."""
-
-
-def expect_clear_error(message: Message) -> None:
-    error = message.get("error")
-    assert error is not None, message
-    assert "'up'" in error["message"]
-    assert len(error["message"]) > len("upstream 'up': ") + 10, "it says what happened"
-    assert error["data"]["upstream"] == "up"
-    assert "Traceback" not in error["message"]
 
 
 async def expect_of_a_call(here: Scene, client: Wire, fault: str) -> None:
@@ -54,15 +45,6 @@ async def expect_of_a_call(here: Scene, client: Wire, fault: str) -> None:
         async with here.in_no_time():
             expect_clear_error(await here.call(client))
     assert here.proxy.struck.is_set()
-
-
-async def expect_recovery(here: Scene) -> None:
-    """Once it is healed, the next call works, of the same client and of others, each with its own answer."""
-    await here.until_nothing_is_left()
-    await here.proxy.heal()
-    async with client_of(here, warm=True) as other:
-        for number in range(3):
-            assert text_of(await here.call(other, f"again {number}")) == f"again {number}"
 
 
 @pytest.mark.parametrize("fault", ["refuse", "reset", "half_close", "garbage", "stall"])

@@ -6,8 +6,7 @@ import asyncio
 import itertools
 import json
 from collections.abc import AsyncIterator, Mapping
-from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mcpgateway import runtime
 from tests.soak.ledger import Ledger
@@ -62,8 +61,8 @@ class Conversation:
         self.principal = principal
         self.upstreams = upstreams
         self.session: str | None = None
-        self.ending = False
-        """Whether calls may fail because their conversation is being ended."""
+        self.cancels = False
+        """Whether calls may be answered as cancelled: one was taken back, or their session is being ended."""
         self.shut_out = False
         """Whether the last call met an open circuit breaker: an honest client waits a moment."""
         self.updates = asyncio.Event()
@@ -83,7 +82,7 @@ class Conversation:
         self._life += 1
         self.name = f"{self.principal.name}.{self._number}.{self._life}"
         self.session = None
-        self.ending = False
+        self.cancels = False
         self._subscriptions: set[str] = set()
         self._pushed = False
         self._last: dict[str, tuple[str, int]] = {}
@@ -109,7 +108,7 @@ class Conversation:
 
     async def end(self) -> None:
         """DELETE the session, see that it is gone, and be another conversation from now on."""
-        session, self.ending = self.session, True
+        session, self.cancels = self.session, True
         await self._expect(204, await self._send("DELETE"), "DELETE")
         if session is not None:
             await self._expect(404, await self._send("DELETE", session), "DELETE of a session that is over")
@@ -129,7 +128,9 @@ class Conversation:
         for method, body in (("POST", ping), ("GET", b""), ("DELETE", b"")):
             answer = await self._send(method, session, body)
             if answer.status != 404:
-                self._ledger.crossings.append(f"{self.name} got HTTP {answer.status} for {method} in the session of {other.name}")
+                self._ledger.crossings.append(
+                    f"{self.name} got HTTP {answer.status} for {method} in the session of {other.name}"
+                )
                 answer.leave()
             else:
                 await answer.read()
@@ -292,7 +293,7 @@ class Conversation:
 
     async def _expect(self, status: int, answer: Answer, what: str) -> None:
         body = await answer.read()
-        if answer.status != status and not (self.ending and answer.status == 404):
+        if answer.status != status:
             self._unexpected(f"{what} was answered with HTTP {answer.status}: {body}")
 
     async def _post(self, message: Message) -> Answer:
@@ -389,7 +390,7 @@ class Conversation:
         self.shut_out = kind == "CircuitOpen"
         reasons = [name for name, mark in marks.items() if self._has_reason(error["code"], kind, self.upstreams[name], mark)]
         named = not kind or any(f"'{name}'" in error["message"] for name in reasons)
-        if (reasons and named) or (error["code"] == CANCELLED and self.ending):
+        if (reasons and named) or (error["code"] == CANCELLED and self.cancels):
             self._ledger.failures += 1
         else:
             self._unexpected(f"{method} of {upstream}: {error}")
@@ -408,11 +409,10 @@ class Conversation:
                 return upstream.restarts > 0
             case "SessionLost":
                 # One loss is repaired by the gateway; it takes a second one in the same call to be heard of.
-                return upstream.losses >= mark.losses + (2 if upstream.per_conversation else 1)
+                return upstream.losses >= mark.losses + 2 or (troubled and not upstream.per_conversation)
         if code == RESOURCE_NOT_FOUND:  # who owns it cannot be found out while lists cannot be had
             return upstream.restarts > 0 or refused
         return code == -32603 and not kind and upstream.losses > mark.losses  # the question died with its session
 
     def _unexpected(self, text: str) -> None:
-        with suppress(RuntimeError):
-            self._ledger.unexpected.append(f"{self.name}: {text}")
+        self._ledger.unexpected.append(f"{self.name}: {text}")

@@ -271,9 +271,7 @@ class SoakUpstream:
             session.refused = True
         return True
 
-    async def _listen(
-        self, session: Session | None, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _listen(self, session: Session | None, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if session is None:
             await reply(writer, 405)
             return

@@ -41,6 +41,11 @@ def test_a_subject_that_looks_like_a_tenant_gets_nothing_of_that_tenant(subject:
     assert b"x-key: acmes" not in lines_of(credentials(), Principal("static", subject))
 
 
+def test_i5_a_namesake_from_another_issuer_gets_nothing_of_a_principals() -> None:
+    assert b"x-key: alices" not in lines_of(credentials(), Principal("https://idp.example", "alice"))
+    assert b"x-key: acmes" not in lines_of(credentials(), Principal("https://idp.example", "carol", "acme"))
+
+
 def test_a_tenant_named_like_a_principal_gets_nothing_of_that_principal() -> None:
     assert b"x-key: alices" not in lines_of(credentials(), Principal("static", "mallory", "alice"))
 

@@ -322,7 +322,7 @@ async def test_i5_only_a_verified_token_of_an_issuer_is_exchanged(
 
 
 async def test_headers_of_the_caller_go_beside_its_token(endpoint: FakeEndpoint, clock: FakeClock) -> None:
-    alices = CallerHeaders((("X-Version", "4"),), subject="alice")
+    alices = CallerHeaders((("X-Version", "4"),), subject="alice", issuer=ALICE.issuer)
     headers = StaticCredentials([("X-Version", "3")], ["X-Team"], upstream="crm", callers=[alices], required=True)
     tokens = credentials(endpoint, clock, SETTINGS, headers)
     red, blue = [await tokens.obtain(ALICE, [(b"x-team", team)]) for team in (b"red", b"blue")]

@@ -1,0 +1,469 @@
+"""The soak itself: everybody at once, at random but from a seed; then nobody, and nothing may be left."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from tests.fakes.gateway import RunningGateway, serving
+from tests.fakes.until import until
+from tests.soak.conversation import GONE, Conversation, Principal
+from tests.soak.ledger import Faults, Ledger
+from tests.soak.upstream import SoakUpstream
+from tests.soak.wire import Answer, Message
+
+OPERATION_SECONDS = 60.0
+"""No operation takes so long: one that does hangs."""
+SETTLE_SECONDS = 30.0
+SHUT_OUT_SECONDS = 0.2
+"""How long a client waits that met an open circuit breaker."""
+BURST = 4
+FD_FOLDER = "/dev/fd"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many, for how long, and how much trouble. The storm ends after `steps` of each conversation, or `seconds`."""
+
+    seed: int
+    principals: int
+    conversations: int = 2
+    """Of each principal."""
+    steps: int | None = None
+    seconds: float | None = None
+    trouble_every: int = 1000
+    """Steps, of all conversations together, from one loss or restart to the next."""
+    refusal_chance: float = 0.01
+
+
+@dataclass(frozen=True)
+class _Operation:
+    """Something a client does, how often among all that it does, and whether it needs a server with sessions."""
+
+    weight: int
+    run: Callable[[Conversation, str], Awaitable[None]]
+    stateful: bool = False
+
+
+class Storm:
+    """One soak over a running gateway."""
+
+    def __init__(self, plan: Plan, gateway: RunningGateway, upstreams: dict[str, SoakUpstream], ledger: Ledger) -> None:
+        self._plan = plan
+        self._gateway = gateway
+        self._upstreams = upstreams
+        self._ledger = ledger
+        self._dice = random.Random(plan.seed)
+        self._steps = 0
+        self._ends_at = 0.0
+        self._troubles = self._all_troubles()
+        self._principals = [
+            Principal(f"p{number}", (token_of(number, 0), token_of(number, 1)), gateway.port)
+            for number in range(plan.principals)
+        ]
+        self._conversations = [
+            self._conversation(principal, number, index)
+            for number, principal in enumerate(self._principals)
+            for index in range(plan.conversations)
+        ]
+        self._operations = [
+            _Operation(40, self._count),
+            _Operation(8, self._burst),
+            _Operation(8, self._steps_of_a_call),
+            _Operation(6, self._ask, stateful=True),
+            _Operation(6, self._push, stateful=True),
+            _Operation(5, self._read),
+            _Operation(2, self._subscribe, stateful=True),
+            _Operation(4, self._list),
+            _Operation(1, self._set_level),
+            _Operation(5, self._cancel),
+            _Operation(4, self._leave),
+            _Operation(2, self._leave_when_asked, stateful=True),
+            _Operation(3, self._listen),
+            _Operation(3, self._end),
+            _Operation(3, self._refresh),
+            _Operation(2, self._try_sessions_of_others),
+        ]
+
+    def _conversation(self, principal: Principal, number: int, index: int) -> Conversation:
+        """Each principal's first conversation is with all servers, the others with one."""
+        if index == 0:
+            return Conversation(principal, index, "/mcp", self._upstreams, self._ledger)
+        name = [*self._upstreams][(number + index) % len(self._upstreams)]
+        return Conversation(principal, index, f"/servers/{name}/mcp", {name: self._upstreams[name]}, self._ledger)
+
+    async def run(self) -> None:
+        """The storm, and the calm after it. What was found is in the ledger."""
+        self._ends_at = asyncio.get_running_loop().time() + (self._plan.seconds or 0.0)
+        for upstream in self._upstreams.values():
+            upstream.refusal_chance = self._plan.refusal_chance
+        async with asyncio.TaskGroup() as group:
+            for conversation in self._conversations:
+                group.create_task(self._live(conversation))
+        for upstream in self._upstreams.values():
+            upstream.refusal_chance = 0.0
+        async with asyncio.TaskGroup() as group:
+            for conversation in self._conversations:
+                group.create_task(self._bounded(self._settle(conversation), conversation))
+        self._ledger.refusals = sum(upstream.refusals.total() for upstream in self._upstreams.values())
+        await self._go()
+
+    # The storm.
+
+    async def _live(self, conversation: Conversation) -> None:
+        await self._bounded(self._open(conversation), conversation)
+        done = 0
+        while self._goes_on(done):
+            done += 1
+            self._steps += 1
+            if self._steps % self._plan.trouble_every == 0:
+                await next(self._troubles)()
+            await self._bounded(self._step(conversation), conversation)
+
+    def _goes_on(self, done: int) -> bool:
+        if self._plan.steps is not None:
+            return done < self._plan.steps
+        return asyncio.get_running_loop().time() < self._ends_at
+
+    async def _bounded(self, work: Awaitable[None], conversation: Conversation) -> None:
+        try:
+            async with asyncio.timeout(OPERATION_SECONDS):
+                await work
+        except TimeoutError:
+            self._ledger.unexpected.append(f"{conversation.name}: {work!r} hangs")
+        except GONE as error:
+            self._ledger.unexpected.append(f"{conversation.name}: the gateway broke off: {error!r}")
+
+    async def _step(self, conversation: Conversation) -> None:
+        name = self._dice.choice([*conversation.upstreams])
+        possible = [each for each in self._operations if self._upstreams[name].stateful or not each.stateful]
+        (operation,) = self._dice.choices(possible, [each.weight for each in possible])
+        await operation.run(conversation, name)
+        if conversation.shut_out:
+            conversation.shut_out = False
+            await asyncio.sleep(SHUT_OUT_SECONDS)
+
+    def _all_troubles(self) -> Iterator[Callable[[], Awaitable[None]]]:
+        while True:
+            for upstream in self._upstreams.values():
+                if upstream.stateful:
+                    yield lambda upstream=upstream: self._forget(upstream, "404")
+                yield lambda upstream=upstream: self._restart(upstream)
+                if upstream.stateful:
+                    yield lambda upstream=upstream: self._forget(upstream, "400")
+
+    async def _restart(self, upstream: SoakUpstream) -> None:
+        if not upstream.down:
+            self._ledger.restarts += 1
+            await upstream.restart()
+
+    async def _forget(self, upstream: SoakUpstream, how: str) -> None:
+        self._ledger.losses += 1
+        upstream.forget(how)
+
+    async def _open(self, conversation: Conversation) -> None:
+        while not await conversation.open():
+            await asyncio.sleep(SHUT_OUT_SECONDS)
+
+    async def _count(self, conversation: Conversation, name: str) -> None:
+        await conversation.call(name, "count")
+
+    async def _burst(self, conversation: Conversation, name: str) -> None:
+        """Calls at the same time; in which order they run is not known."""
+        names = [self._dice.choice([*conversation.upstreams]) for _ in range(BURST)]
+        for each in names:
+            conversation.unsure_of(each)
+        await asyncio.gather(*(self._one_of_many(conversation, each) for each in names))
+
+    @staticmethod
+    async def _one_of_many(conversation: Conversation, name: str) -> None:
+        await conversation.call(name, "count")
+        conversation.unsure_of(name)
+
+    async def _steps_of_a_call(self, conversation: Conversation, name: str) -> None:
+        await conversation.call(name, "steps")
+
+    async def _ask(self, conversation: Conversation, name: str) -> None:
+        await conversation.call(name, "ask")
+
+    async def _push(self, conversation: Conversation, name: str) -> None:
+        await conversation.call(name, "push", aside=self._dice.random() < 0.5)
+
+    async def _read(self, conversation: Conversation, name: str) -> None:
+        await conversation.read(name)
+
+    async def _subscribe(self, conversation: Conversation, name: str) -> None:
+        await conversation.subscribe(name)
+
+    async def _list(self, conversation: Conversation, name: str) -> None:
+        for each in conversation.upstreams:
+            conversation.unsure_of(each)
+        await self._dice.choice([self._list_tools, self._list_resources])(conversation)
+
+    @staticmethod
+    async def _list_tools(conversation: Conversation) -> None:
+        await conversation.list("tools/list", "tools", "description")
+
+    @staticmethod
+    async def _list_resources(conversation: Conversation) -> None:
+        await conversation.list("resources/list", "resources", "name")
+
+    async def _set_level(self, conversation: Conversation, name: str) -> None:
+        for each in conversation.upstreams:
+            conversation.unsure_of(each)
+        await conversation.ask_for("logging/setLevel", {"level": self._dice.choice(["debug", "info"])})
+
+    async def _cancel(self, conversation: Conversation, name: str) -> None:
+        """Take a call back once it runs. The server hears of it, or has lost the session."""
+        self._ledger.cancels += 1
+        call = conversation.next_call()
+        hold = self._upstreams[name].hold(call, may_be_cancelled=True)
+        conversation.cancels = True
+        calling = asyncio.create_task(conversation.call(name, "hold", call, stream=self._dice.random() < 0.5))
+        try:
+            await first_of(calling, hold.began)
+            if not calling.done():
+                await conversation.notify("notifications/cancelled", {"requestId": id_of(call)})
+                if self._upstreams[name].stateful:
+                    await hold.over.wait()
+            await calling
+        finally:
+            self._upstreams[name].release(call)
+            calling.cancel()
+        conversation.cancels = False
+
+    async def _leave(self, conversation: Conversation, name: str) -> None:
+        """Go away in the middle of a call: it goes on, and its answer goes nowhere."""
+        self._ledger.disconnects += 1
+        call = conversation.next_call()
+        hold = self._upstreams[name].hold(call, may_be_cancelled=False)
+        message, _ = conversation.call_message(name, "hold", call, stream=self._dice.random() < 0.5)
+        calling = asyncio.create_task(conversation.start(message))
+        try:
+            await first_of(calling, hold.began)
+            await leave(calling)
+        finally:
+            calling.cancel()
+            self._upstreams[name].release(call)
+            conversation.unsure_of(name)
+
+    async def _leave_when_asked(self, conversation: Conversation, name: str) -> None:
+        """Go away instead of answering a question."""
+        self._ledger.disconnects += 1
+        conversation.unsure_of(name)
+        message, _ = conversation.call_message(name, "ask")
+        answer = await conversation.start(message)
+        async for _ in answer.messages():
+            break
+        answer.leave()
+
+    async def _listen(self, conversation: Conversation, name: str) -> None:
+        if conversation.listens and self._dice.random() < 0.5:
+            await conversation.listen_no_more()
+        else:
+            await conversation.listen()
+
+    async def _end(self, conversation: Conversation, name: str) -> None:
+        """DELETE the session, at times with a call in flight, and begin another."""
+        self._ledger.deletes += 1
+        if self._dice.random() < 0.5:
+            await self._end_with_a_call(conversation, name)
+        else:
+            await conversation.end()
+        while not await conversation.begin_again():
+            await asyncio.sleep(SHUT_OUT_SECONDS)
+
+    async def _end_with_a_call(self, conversation: Conversation, name: str) -> None:
+        call = conversation.next_call()
+        hold = self._upstreams[name].hold(call, may_be_cancelled=True)
+        calling = asyncio.create_task(conversation.call(name, "hold", call, stream=self._dice.random() < 0.5))
+        try:
+            await first_of(calling, hold.began)
+            await conversation.end()
+            await calling
+        finally:
+            self._upstreams[name].release(call)
+            calling.cancel()
+
+    async def _refresh(self, conversation: Conversation, name: str) -> None:
+        conversation.principal.refresh()
+
+    async def _try_sessions_of_others(self, conversation: Conversation, name: str) -> None:
+        await conversation.try_session_of(self._dice.choice(self._conversations))
+
+    # The calm.
+
+    async def _settle(self, conversation: Conversation) -> None:
+        """After all that trouble every server serves everybody, and what is said outside calls arrives."""
+        for name, upstream in conversation.upstreams.items():
+            while await conversation.call(name, "count") is None:
+                await asyncio.sleep(SHUT_OUT_SECONDS)
+            if upstream.per_conversation:
+                await self._hear_news(conversation, name)
+
+    async def _hear_news(self, conversation: Conversation, name: str) -> None:
+        while not await conversation.subscribe(name):
+            await asyncio.sleep(SHUT_OUT_SECONDS)
+        await conversation.listen()
+        conversation.updates.clear()
+        # The gateway's own stream to the server opens a moment after the client's; then what is said aside is heard.
+        while (tag := await conversation.call(name, "push", aside=True)) is None or not tag["heard"]:
+            await asyncio.sleep(0.01)
+        await conversation.updates.wait()
+
+    async def _go(self) -> None:
+        """All leave: most say so, some vanish and are ended with the gateway."""
+        vanished = self._conversations[::4]
+        for conversation in self._conversations:
+            if conversation not in vanished:
+                await self._bounded(conversation.end(), conversation)
+            await conversation.listen_no_more()
+        for principal in self._principals:
+            await principal.wire.aclose()
+        await self._see_them_gone({conversation.name for conversation in vanished})
+
+    async def _see_them_gone(self, vanished: set[str]) -> None:
+        names = {conversation.name for conversation in self._conversations} - vanished
+        await self._in_the_end(
+            lambda: [
+                repr(session)
+                for upstream in self._upstreams.values()
+                if upstream.per_conversation
+                for session in upstream.open_sessions
+                if session.opener in names
+            ]
+        )
+        await self._in_the_end(
+            lambda: (
+                [f"{len(self._gateway.gateway.sessions)} client sessions"]
+                if len(self._gateway.gateway.sessions) != len(vanished)
+                else []
+            )
+        )
+        await self._in_the_end(self._busy_figures)
+
+    def _busy_figures(self) -> list[str]:
+        figures = self._gateway.gateway.pool.get_metrics()
+        return [
+            f"the pool still says {name} {figures[name]}"
+            for name in ("leased", "opening", "closing", "waiting")
+            if figures[name]
+        ]
+
+    async def _in_the_end(self, left: Callable[[], list[str]]) -> None:
+        """What is `left` goes away by itself; what does not is a leak."""
+        try:
+            await until(lambda: not left(), SETTLE_SECONDS)
+        except TimeoutError:
+            self._ledger.leaks += left()
+
+
+async def first_of(task: asyncio.Task[Any], event: asyncio.Event) -> None:
+    """Wait until one of them is there."""
+    waiting = asyncio.ensure_future(event.wait())
+    try:
+        await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
+
+
+async def leave(calling: asyncio.Task[Answer]) -> None:
+    """Break off a request, whether its answer has begun or not."""
+    if not calling.done():
+        calling.cancel()
+        await asyncio.wait([calling])
+    if not calling.cancelled() and calling.exception() is None:
+        calling.result().leave()
+
+
+def id_of(call: str) -> int:
+    return int(call.rpartition("#")[2])
+
+
+def token_of(principal: int, number: int) -> str:
+    return f"token-{number}-of-p{principal}"
+
+
+def document(plan: Plan, upstreams: dict[str, SoakUpstream]) -> Message:
+    """The gateway's configuration."""
+    sharing = {"bound": "bound", "principal": "principal", "nameless": "auto"}
+    servers = {
+        name: {"url": upstream.url, "type": "http", "sessions": sharing[name], "forward_headers": ["x-api-key"]}
+        for name, upstream in upstreams.items()
+    }
+    hashes = {f"p{number}": [_hash(number, 0), _hash(number, 1)] for number in range(plan.principals)}
+    return {"mcpServers": servers, "gateway": {"auth": {"tokens": hashes}}}
+
+
+def _hash(principal: int, number: int) -> str:
+    return "sha256:" + sha256(token_of(principal, number).encode()).hexdigest()
+
+
+async def soak(plan: Plan) -> Ledger:
+    """Run the plan on a gateway and three servers of its own. What it found."""
+    ledger = Ledger()
+    with _logged_faults(ledger):
+        before, files = asyncio.all_tasks(), open_files()
+        async with _running(plan, ledger) as upstreams:
+            async with serving(document(plan, upstreams)) as gateway:
+                await Storm(plan, gateway, upstreams, ledger).run()
+                pool = gateway.gateway.pool
+            ledger.leaks += [f"{session!r} was not ended" for each in upstreams.values() for session in each.open_sessions]
+            ledger.leaks += [
+                f"the closed pool has {name} {pool.get_metrics()[name]}" for name in GAUGES if pool.get_metrics()[name]
+            ]
+        await _end_all(before, files, ledger)
+    return ledger
+
+
+GAUGES = ("pool_key_count", "open", "idle", "leased", "opening", "closing", "waiting")
+
+
+@asynccontextmanager
+async def _running(plan: Plan, ledger: Ledger) -> AsyncIterator[dict[str, SoakUpstream]]:
+    """Three servers: one session per conversation, one per principal, none."""
+    dice = random.Random(plan.seed + 1)
+    upstreams = {
+        "bound": SoakUpstream("bound", ledger.crossings, dice, per_conversation=True),
+        "principal": SoakUpstream("principal", ledger.crossings, dice),
+        "nameless": SoakUpstream("nameless", ledger.crossings, dice, stateful=False),
+    }
+    for upstream in upstreams.values():
+        await upstream.start()
+    try:
+        yield upstreams
+    finally:
+        for upstream in upstreams.values():
+            await upstream.stop()
+
+
+@contextmanager
+def _logged_faults(ledger: Ledger) -> Iterator[None]:
+    faults = Faults(ledger)
+    logging.getLogger().addHandler(faults)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(faults)
+
+
+def open_files() -> int:
+    """How many files and sockets this process has open."""
+    return len(os.listdir(FD_FOLDER))
+
+
+async def _end_all(tasks: set[asyncio.Task[Any]], files: int, ledger: Ledger) -> None:
+    """Tasks and sockets end by themselves; those that do not are leaks."""
+    try:
+        await until(lambda: asyncio.all_tasks() <= tasks and open_files() <= files, SETTLE_SECONDS)
+    except TimeoutError:
+        ledger.leaks += [repr(task) for task in asyncio.all_tasks() - tasks]
+        if open_files() > files:
+            ledger.leaks.append(f"{open_files() - files} files or sockets")
