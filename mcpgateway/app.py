@@ -14,7 +14,6 @@ import uvicorn
 
 from mcpgateway import runtime
 from mcpgateway.auth.access import Access
-from mcpgateway.auth.tokens import StaticTokens
 from mcpgateway.config import Config, ServerConfig
 from mcpgateway.downstream.dispatch import Dispatch
 from mcpgateway.downstream.door import Door
@@ -45,7 +44,7 @@ from mcpgateway.services.utility_service import UtilityService
 from mcpgateway.services.views import Views
 from mcpgateway.upstream.open import Opener
 from mcpgateway.upstream.tls import TlsContexts
-from mcpgateway.wiring import audit_of, credentials_of, enabled_servers
+from mcpgateway.wiring import audit_of, close_tokens, credentials_of, enabled_servers, rate_limit_of, tokens_of
 
 _log = logging.getLogger("mcpgateway")
 
@@ -127,21 +126,32 @@ class Gateway:
             self.sessions, dispatch, handshake, self.forward, self.announcer, self.sweep, limits.json_depth
         )
         self._pages = Pages(self.service, self.pool, self.sessions, self.figures)
-        self._door = Door(_tokens_of(self.config), local=local, hosts=settings.allowed_hosts, origins=settings.allowed_origins)
+        self._door = Door(
+            tokens_of(settings.auth, self._opener), local=local, hosts=settings.allowed_hosts, origins=settings.allowed_origins
+        )
         self.asgi = Endpoint(
             self._door,
             self._edge,
             self._pages,
+            self._access,
+            rate_limit_of(limits, self.sweep.now),
             self._views.paths(),
             limits.body_bytes,
             self._count_refusal,
             self.start,
             self.stop,
         )
+        self._describe()
         self._pages.draining = lambda: self.asgi.draining
         self.figures.pool = self.pool.get_metrics
         self.figures.client_sessions = lambda: len(self.sessions)
         self.figures.upstream_states = lambda: [(each.name, each.state.value) for each in self.upstreams.values()]
+
+    def _describe(self) -> None:
+        """Say where tokens are to be had, where issuers are configured."""
+        settings = self.config.gateway
+        issuers = [each.issuer for each in settings.auth.jwt] if settings.auth is not None else []
+        self._pages.describe(settings.public_url, self.asgi.views, issuers)
 
     def _count_refusal(self, error: str) -> None:
         self.figures.refusals[error] += 1
@@ -155,6 +165,7 @@ class Gateway:
 
         Who may call changes with it. Other settings of the gateway hold from the next start.
         """
+        tokens = tokens_of(config.gateway.auth, self._opener)
         old, new = enabled_servers(self.config), enabled_servers(config)
         gone = [slug for slug in old if new.get(slug) != old[slug]]
         come = [slug for slug in new if new[slug] != old.get(slug)]
@@ -168,9 +179,12 @@ class Gateway:
         self.upstreams.update(ordered)
         self._views.refresh()
         self.asgi.views = self._views.paths()
-        self._door.tokens = _tokens_of(config)
         self._access.replace(config.gateway.access)
-        self.config = config
+        before, self.config = self.config.gateway.auth, config
+        self._describe()
+        if config.gateway.auth != before:
+            old_tokens, self._door.tokens = self._door.tokens, tokens
+            await close_tokens(old_tokens)
         for slug in gone:
             self.pool.drain(slug)
             self.catalog.drop(slug)
@@ -201,14 +215,10 @@ class Gateway:
         await self.pool.close_all()
         for upstream in self.upstreams.values():
             await upstream.credentials.aclose()
+        await close_tokens(self._door.tokens)
         await self._opener.aclose()
         self._audit.close()
         self.sweep.close()
-
-
-def _tokens_of(config: Config) -> StaticTokens | None:
-    auth = config.gateway.auth
-    return StaticTokens(auth.tokens) if auth is not None else None
 
 
 class Server(uvicorn.Server):

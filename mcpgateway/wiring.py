@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from mcpgateway import logs
+from mcpgateway.auth.authenticators import Authenticators
 from mcpgateway.auth.credentials import Credentials, StaticCredentials
+from mcpgateway.auth.jwt import JwtTokens
 from mcpgateway.auth.oauth import OAuthCredentials
-from mcpgateway.config import Config, ServerConfig
+from mcpgateway.auth.tokens import StaticTokens
+from mcpgateway.config import AuthConfig, Config, LimitsConfig, ServerConfig
+from mcpgateway.downstream.door import Tokens
+from mcpgateway.downstream.rate_limit import NoRateLimit, RateLimit, TokenBuckets
 from mcpgateway.runtime import Sweep
 from mcpgateway.services.audit import Audit, FileAudit, NullAudit
 from mcpgateway.upstream.connection import Origin
+from mcpgateway.upstream.open import Opener
 from mcpgateway.upstream.tls import TlsContexts
 from mcpgateway.upstream.token_endpoint import HttpTokenEndpoint
 
@@ -41,3 +49,27 @@ def credentials_of(server: ServerConfig, contexts: TlsContexts, sweep: Sweep) ->
     tls = contexts.context(oauth.tls) if oauth.token_url.startswith("https:") else None
     endpoint = HttpTokenEndpoint(server.name, oauth.token_url, Origin(server.name, oauth.token_url, sweep, tls))
     return OAuthCredentials(server.name, server.url, oauth, headers, endpoint)
+
+
+def tokens_of(auth: AuthConfig | None, opener: Opener) -> Authenticators | None:
+    """What tells whose a bearer token is; None where no authentication is configured. Raises ConfigError for bad keys."""
+    if auth is None:
+        return None
+
+    async def fetch(url: str) -> bytes:
+        return await opener.fetch("issuer's keys", url)
+
+    return Authenticators(StaticTokens(auth.tokens), JwtTokens(auth.jwt, fetch))
+
+
+async def close_tokens(tokens: Tokens | None) -> None:
+    """End what looking after tokens has under way."""
+    if tokens is not None:
+        await tokens.aclose()
+
+
+def rate_limit_of(limits: LimitsConfig, now: Callable[[], float]) -> RateLimit:
+    """How often a principal may call."""
+    if not limits.calls_per_second:
+        return NoRateLimit()
+    return TokenBuckets(limits.calls_per_second, limits.calls_burst, now)

@@ -15,7 +15,14 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 class Tokens(Protocol):
     """Knows bearer tokens."""
 
-    def principal_of(self, token: bytes) -> Principal | None: ...
+    def known(self, token: bytes) -> Principal | None:
+        """Whose token this is, if that can be told without waiting."""
+
+    async def verify(self, token: bytes) -> Principal:
+        """Whose token this is. Raises InvalidToken, KeysUnavailable."""
+
+    async def aclose(self) -> None:
+        """End what is under way."""
 
 
 class Door:
@@ -68,15 +75,26 @@ class Door:
             return True
         return bool(self._hosts) and parts.netloc == host
 
-    def principal(self, headers: dict[bytes, bytes]) -> Principal:
-        """Who calls. Raises Unauthenticated."""
+    def known(self, headers: dict[bytes, bytes]) -> Principal | None:
+        """Who calls, if that can be told at once: nearly always."""
         if self.tokens is None:
             return ANONYMOUS
-        scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
-        principal = self.tokens.principal_of(token.strip()) if scheme.lower() == b"bearer" and token else None
-        if principal is None:
+        token = _bearer(headers)
+        return self.tokens.known(token) if token else None
+
+    async def verify(self, headers: dict[bytes, bytes]) -> Principal:
+        """Who calls. Raises Unauthenticated, InvalidToken, KeysUnavailable."""
+        if self.tokens is None:
+            return ANONYMOUS
+        token = _bearer(headers)
+        if not token:
             raise Unauthenticated("a valid bearer token is needed: send Authorization: Bearer <token>")
-        return principal
+        return await self.tokens.verify(token)
+
+
+def _bearer(headers: dict[bytes, bytes]) -> bytes:
+    scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
+    return token.strip() if scheme.lower() == b"bearer" else b""
 
 
 def _name_of(host: str) -> str:

@@ -6,11 +6,14 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
+from mcpgateway.auth.access import Access
 from mcpgateway.downstream.door import Door
 from mcpgateway.downstream.event_stream import Receive, Scope, Send
 from mcpgateway.downstream.pages import Pages
 from mcpgateway.downstream.problems import problem_of, unexpected
+from mcpgateway.downstream.rate_limit import RateLimit
 from mcpgateway.downstream.reply import JSON, respond
+from mcpgateway.downstream.resource_metadata import challenge
 from mcpgateway.downstream.streamable_http import Headers, StreamableHTTP
 from mcpgateway.errors import Draining, GatewayError, NotFound, TooLarge, Unauthenticated
 from mcpgateway.services.views import View
@@ -35,6 +38,8 @@ class Endpoint:
         door: Door,
         edge: StreamableHTTP,
         pages: Pages,
+        access: Access,
+        rate: RateLimit,
         views: dict[str, View],
         body_bytes: int,
         count_refusal: Callable[[str], None],
@@ -44,6 +49,8 @@ class Endpoint:
         self._door = door
         self._edge = edge
         self._pages = pages
+        self._access = access
+        self._rate = rate
         self.views = views
         """By path. Changed as a whole when the configuration changes."""
         self._body_bytes = body_bytes
@@ -71,7 +78,7 @@ class Endpoint:
             else:
                 await self._mcp(scope, headers, view, receive, send)
         except GatewayError as error:
-            await self._refuse(error, send)
+            await self._refuse(error, scope["path"], send)
         except ClientLeft:
             _log.debug("a client left before its request was complete")
         except Exception:
@@ -85,9 +92,9 @@ class Endpoint:
     async def _page(self, scope: Scope, headers: Headers, send: Send) -> None:
         page = self._pages.find(scope["path"])
         if page is None:
-            raise NotFound("nothing is served at this path; MCP is at /mcp and /servers/<server>/mcp")
+            raise not_served()
         if page.protected:
-            self._door.principal(headers)
+            _ = self._door.known(headers) or await self._door.verify(headers)
         if scope["method"] not in ("GET", "HEAD"):
             await respond(send, 405, b"", ((b"allow", b"GET, HEAD"),))
             return
@@ -95,7 +102,10 @@ class Endpoint:
         await respond(send, status, body if scope["method"] == "GET" else b"", ((b"content-type", kind),))
 
     async def _mcp(self, scope: Scope, headers: Headers, view: View, receive: Receive, send: Send) -> None:
-        principal = self._door.principal(headers)
+        principal = self._door.known(headers) or await self._door.verify(headers)
+        if view.single and not self._access.of(principal).server(view.only.slug):
+            raise not_served()
+        self._rate.check(principal.id)
         if self.draining:
             raise Draining
         method = scope["method"]
@@ -132,14 +142,16 @@ class Endpoint:
     def _too_large(self) -> TooLarge:
         return TooLarge(f"the body is larger than {self._body_bytes} bytes (gateway.limits.body_bytes)")
 
-    async def _refuse(self, error: GatewayError, send: Send) -> None:
+    async def _refuse(self, error: GatewayError, path: str, send: Send) -> None:
         """Answer a request that no edge took."""
         self._count_refusal(type(error).__name__)
         problem = problem_of(error, None)
         headers = [JSON, *problem.headers]
         status = problem.status if problem.status != 200 else 400
         if isinstance(error, Unauthenticated):
-            headers.append((b"www-authenticate", b'Bearer realm="mcpgateway"'))
+            headers.append(
+                (b"www-authenticate", challenge(error, self._pages.metadata_url(path if path in self.views else "")))
+            )
         if isinstance(error, TooLarge | Draining):
             headers.append(CLOSE)
         await respond(send, status, problem.body, headers)
@@ -154,6 +166,11 @@ class Endpoint:
                 await self._stop()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
+
+
+def not_served() -> NotFound:
+    """What is said of a path at which nothing is served, or nothing that the caller may use: nobody learns which."""
+    return NotFound("nothing is served at this path; MCP is at /mcp and /servers/<server>/mcp")
 
 
 async def _discard(receive: Receive) -> None:

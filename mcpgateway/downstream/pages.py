@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import msgspec
 
 from mcpgateway import __version__
+from mcpgateway.downstream.resource_metadata import documents, metadata_url
 from mcpgateway.downstream.sessions import Sessions
 from mcpgateway.metrics import CONTENT_TYPE, Figures
 from mcpgateway.services.gateway_service import GatewayService
@@ -34,6 +35,8 @@ class Pages:
         self._sessions = sessions
         self._figures = figures
         self.draining: Callable[[], bool] = bool
+        self._public_url = ""
+        self._metadata: dict[str, bytes] = {}
         self._pages = {
             "/healthz": Page(self._alive, False),
             "/readyz": Page(self._ready, False),
@@ -41,7 +44,20 @@ class Pages:
             "/metrics": Page(self._metrics, True),
         }
 
+    def describe(self, public_url: str, paths: Iterable[str], issuers: Sequence[str]) -> None:
+        """Tell clients where they get tokens: from these issuers. Without any there is nothing to tell."""
+        self._public_url = public_url if issuers else ""
+        self._metadata = documents(public_url, paths, issuers) if issuers else {}
+
+    def metadata_url(self, path: str) -> str:
+        """Where a client learns how to get a token for the endpoint at `path`; '' where there is nothing to learn."""
+        return metadata_url(self._public_url, path) if self._public_url else ""
+
     def find(self, path: str) -> Page | None:
+        """The page at a path."""
+        metadata = self._metadata.get(path)
+        if metadata is not None:
+            return Page(lambda: (200, JSON_TYPE, metadata), False)
         return self._pages.get(path)
 
     def _alive(self) -> Rendered:

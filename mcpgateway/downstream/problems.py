@@ -30,6 +30,7 @@ STATUS: dict[type[GatewayError], int] = {
     errors.Busy: 429,
     errors.PoolExhausted: 429,
     errors.Draining: 503,
+    errors.KeysUnavailable: 503,
     errors.PoolClosed: 503,
 }
 """Everything else is answered with 200."""

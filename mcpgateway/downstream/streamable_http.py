@@ -22,6 +22,7 @@ from mcpgateway.errors import (
     MethodNotFound,
     NotAcceptable,
     RpcError,
+    StateLost,
     UnsupportedMedia,
     UnsupportedVersion,
 )
@@ -110,7 +111,9 @@ class StreamableHTTP:
         id = headers.get(b"mcp-session-id")
         if id is None:
             raise InvalidRequest("the Mcp-Session-Id header is missing: send initialize first, and then the id it answers with")
-        return self._sessions.get(id.decode("latin-1"), principal.id, view)
+        session = self._sessions.get(id.decode("latin-1"), principal.id, view)
+        session.principal = principal  # the same one, with the groups that it has now
+        return session
 
     async def _answer(
         self,
@@ -131,6 +134,8 @@ class StreamableHTTP:
             return Problem(200, jsonrpc.result(id, result))
         except GatewayError as error:
             problem = problem_of(error, id)
+            if isinstance(error, StateLost):
+                self._sessions.end(session)
             if not isinstance(error, RpcError):
                 _log.info("%s %s failed: %s", call.request_id, method[:100], error)
             return problem

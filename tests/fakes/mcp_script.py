@@ -8,7 +8,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from tests.fakes.scripted import EVENT_STREAM, ScriptedServer, Talk, answer
+from tests.fakes.scripted import EVENT_STREAM, Script, ScriptedServer, Talk, answer
 from tests.servers.http11 import Request, chunk
 
 Message = dict[str, Any]
@@ -52,9 +52,10 @@ class McpScript:
             request = await talk.request()
             message = json.loads(request.body) if request.body else {}
             self.requests.append((request, message))
-            await self._answer(talk, request, message)
+            await self.answer(talk, request, message)
 
-    async def _answer(self, talk: Talk, request: Request, message: Message) -> None:
+    async def answer(self, talk: Talk, request: Request, message: Message) -> None:
+        """Answer one request."""
         method = message.get("method", "")
         if method == "initialize":
             self._sessions += 1
@@ -87,10 +88,10 @@ async def say_events(talk: Talk, *messages: bytes) -> None:
 
 
 @contextlib.asynccontextmanager
-async def playing(script: McpScript | None = None) -> AsyncIterator[McpScript]:
-    """A server that plays the script, for the length of the block."""
+async def playing(script: McpScript | None = None, play: Script | None = None) -> AsyncIterator[McpScript]:
+    """A server that plays the script, or `play` around it, for the length of the block."""
     script = script or McpScript()
-    script.server = ScriptedServer(script.play)
+    script.server = ScriptedServer(play or script.play)
     await script.server.start()
     script.port = script.server.port
     try:

@@ -167,6 +167,22 @@ async def test_c1_a_client_that_disconnects_cancels_nothing(stub: Noting) -> Non
         assert gateway.gateway.figures.of("up").errors.total() == 0
 
 
+async def test_c2_the_idle_time_begins_when_a_call_or_a_stream_ends(stub: Noting) -> None:
+    async with serving(one(stub.url)) as gateway, client_of(gateway.url) as wire, asyncio.timeout(20):
+        session, now = gateway.gateway.sessions.all()[0], gateway.gateway.sweep.now
+        call = asyncio.create_task(wire.call("up__wait"))
+        await gateway.until(lambda: stub.seen.running == 1)
+        ending = now()
+        stub.release.set()
+        await call
+        assert session.last_used_at >= ending
+        async with wire.listen():
+            await gateway.until(lambda: session.stream is not None)
+            leaving = now()
+        await gateway.until(lambda: session.stream is None)
+        assert session.last_used_at >= leaving
+
+
 async def test_a_cancelled_call_is_cancelled_upstream_and_no_other(stub: Noting) -> None:
     async with serving(one(stub.url)) as gateway, client_of(gateway.url) as wire, client_of(gateway.url) as other:
         async with asyncio.timeout(20):

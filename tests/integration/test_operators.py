@@ -217,29 +217,30 @@ def reprs(gateway: RunningGateway) -> list[str]:
     return [repr(each) for each in seen]
 
 
-async def test_p21_a_planted_secret_appears_nowhere_but_at_the_upstream(stub: Stub) -> None:
+FAULTS: list[Message] = [{}, {"status": 401}, {"status": 404}, {"status": 500, "body": "x"}, {"status": 302}, {"cut": True}]
+
+
+async def tour(gateway: RunningGateway, stub: Stub) -> list[str]:
+    """All that can be seen of a gateway while its servers fail in every way."""
     said: list[str] = []
+    async with Wire(gateway.url, AS_ALICE | {"X-Own": SECRETS["forwarded"]}) as wire:
+        said.append((await wire.initialize()).body.decode())
+        for fault in FAULTS:
+            stub.do({"status": None, "cut": False, **fault})
+            for tool in ("up__echo", "down__echo", "sse__echo", "child__echo"):
+                said.append(json.dumps(await wire.call(tool)))
+            said.append(json.dumps(await wire.request("tools/list")))
+            said += reprs(gateway)
+        stub.do({"status": None, "cut": False})
+        said += [(await page(gateway, path, AS_ALICE)).text for path in ("/status", "/metrics", "/readyz")]
+        said.append((await page(gateway, "/status", {"Authorization": f"Bearer {TOKEN}x"})).text)
+        return said + reprs(gateway)
+
+
+async def test_p21_a_planted_secret_appears_nowhere_but_at_the_upstream(stub: Stub) -> None:
     with all_logs() as lines:
         async with serving(planted(stub), UP_KEY=SECRETS["environ"]) as gateway, asyncio.timeout(30):
-            async with Wire(gateway.url, AS_ALICE | {"X-Own": SECRETS["forwarded"]}) as wire:
-                said.append((await wire.initialize()).body.decode())
-                for order in (
-                    {},
-                    {"status": 401},
-                    {"status": 404},
-                    {"status": 500, "body": "x"},
-                    {"status": 302},
-                    {"cut": True},
-                ):
-                    stub.do({"status": None, "cut": False, **order})
-                    for tool in ("up__echo", "down__echo", "sse__echo", "child__echo"):
-                        said.append(json.dumps(await wire.call(tool)))
-                    said.append(json.dumps(await wire.request("tools/list")))
-                    said += reprs(gateway)
-                stub.do({"status": None, "cut": False})
-                said += [(await page(gateway, path, AS_ALICE)).text for path in ("/status", "/metrics", "/readyz")]
-                said.append((await page(gateway, "/status", {"Authorization": f"Bearer {TOKEN}x"})).text)
-                said += reprs(gateway)
+            said = await tour(gateway, stub)
     assert all(secret in json.dumps(stub.seen.requests) for secret in (SECRETS["header"], SECRETS["environ"]))
     shown = "\n".join([*said, *lines])
     assert "unreachable" in shown and "HTTP 401" in shown

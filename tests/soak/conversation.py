@@ -47,6 +47,8 @@ class Marks(NamedTuple):
     losses: int
     refusals: int
     down: bool
+    bare: bool
+    """Whether the request found no session that was still good."""
 
 
 class Conversation:
@@ -109,6 +111,8 @@ class Conversation:
     async def end(self) -> None:
         """DELETE the session, see that it is gone, and be another conversation from now on."""
         session, self.cancels = self.session, True
+        for upstream in self.upstreams.values():
+            upstream.will_end(self.name)
         await self._expect(204, await self._send("DELETE"), "DELETE")
         if session is not None:
             await self._expect(404, await self._send("DELETE", session), "DELETE of a session that is over")
@@ -381,7 +385,9 @@ class Conversation:
     def _mark(self, upstream: SoakUpstream) -> Marks:
         refusals = upstream.refusals[self.principal.key]
         now = asyncio.get_running_loop().time()
-        return Marks(now, upstream.restarts, upstream.losses, refusals, upstream.down)
+        last = self._last.get(upstream.name)
+        bare = last is None or upstream.sessions[last[0]].given_up
+        return Marks(now, upstream.restarts, upstream.losses, refusals, upstream.down, bare)
 
     def _explain(self, error: Message, marks: dict[str, Marks], method: str, upstream: str | None = None) -> None:
         """Count an error that has a known reason, and report any other."""
@@ -409,7 +415,8 @@ class Conversation:
                 return upstream.restarts > 0
             case "SessionLost":
                 # One loss is repaired by the gateway; it takes a second one in the same call to be heard of.
-                return upstream.losses >= mark.losses + 2 or (troubled and not upstream.per_conversation)
+                needed = 1 if mark.bare else 2
+                return upstream.losses >= mark.losses + needed or (troubled and not upstream.per_conversation)
         if code == RESOURCE_NOT_FOUND:  # who owns it cannot be found out while lists cannot be had
             return upstream.restarts > 0 or refused
         return code == -32603 and not kind and upstream.losses > mark.losses  # the question died with its session

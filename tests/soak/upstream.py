@@ -209,6 +209,10 @@ class SoakUpstream:
         self.holds[call] = hold = Hold()
         return hold
 
+    def will_end(self, conversation: str) -> None:
+        """All calls of a conversation may be cancelled from now on."""
+        _remember(self._cancellable, conversation)
+
     def release(self, call: str) -> None:
         """Answer a call that is held, or will be."""
         hold = self.holds.pop(call, None)
@@ -359,11 +363,11 @@ class SoakUpstream:
                 self._cancel(running)
 
     def _cancel(self, running: Exchange) -> None:
-        call = running.arguments["call"]
-        if call in self._cancellable:
+        call, conversation = running.arguments["call"], running.arguments["conversation"]
+        if call in self._cancellable or conversation in self._cancellable:
             self.release(call)
         else:
-            self._crossings.append(f"{self.name}: {call} of {running.arguments['conversation']} was cancelled by somebody else")
+            self._crossings.append(f"{self.name}: {call} of {conversation} was cancelled by somebody else")
 
     # Calls.
 

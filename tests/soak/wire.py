@@ -79,6 +79,7 @@ class Answer:
         self.headers = headers
         self._wire = wire
         self._connection = connection
+        self._over = False
 
     def __repr__(self) -> str:
         return f"<Answer {self.status} {self.headers.get('content-type', '')}>"
@@ -94,7 +95,8 @@ class Answer:
                 yield json.loads(body)
         if self.headers.get("connection") == "close":
             self.leave()
-        else:
+        elif not self._over:
+            self._over = True
             self._wire.keep(self._connection)
 
     async def read(self) -> list[Message]:
@@ -106,8 +108,10 @@ class Answer:
             raise
 
     def leave(self) -> None:
-        """Go away in the middle of it."""
-        self._wire.cut(self._connection)
+        """Go away in the middle of it. One that was read to its end has nothing to leave."""
+        if not self._over:
+            self._over = True
+            self._wire.cut(self._connection)
 
     async def _events(self) -> AsyncIterator[Message]:
         rest = b""

@@ -6,6 +6,8 @@ from hashlib import sha256
 
 import pytest
 
+from mcpgateway.auth.authenticators import Authenticators
+from mcpgateway.auth.jwt import JwtTokens
 from mcpgateway.auth.principals import ANONYMOUS
 from mcpgateway.auth.tokens import StaticTokens
 from mcpgateway.config.values import TokenConfig
@@ -68,23 +70,32 @@ def test_other_hosts_and_origins_stay_outside(door: Door, host: str, origin: str
             check(door, host, origin)
 
 
+def guarded(*tokens: TokenConfig) -> Door:
+    async def no_fetch(url: str) -> bytes:
+        raise AssertionError("there is no issuer to ask")
+
+    return Door(Authenticators(StaticTokens(tokens), JwtTokens((), no_fetch)), local=True)
+
+
 def test_without_authentication_everybody_is_one_anonymous_principal() -> None:
-    assert LOCAL.principal({b"authorization": b"Bearer whatever"}) is ANONYMOUS
+    assert LOCAL.known({b"authorization": b"Bearer whatever"}) is ANONYMOUS
 
 
 @pytest.mark.parametrize(
     "header",
     [None, b"", b"Bearer", b"Bearer ", b"Bearer wrong", b"Basic secret", b"secret", b"bearersecret", b"Bearer secret x"],
 )
-def test_a_missing_or_wrong_token_is_refused_and_not_repeated(header: bytes | None) -> None:
-    door = Door(StaticTokens([TokenConfig("alice", sha256(b"secret").hexdigest())]), local=True)
+async def test_a_missing_or_wrong_token_is_refused_and_not_repeated(header: bytes | None) -> None:
+    door = guarded(TokenConfig("alice", sha256(b"secret").hexdigest()))
+    headers = {b"authorization": header} if header is not None else {}
+    assert door.known(headers) is None
     with pytest.raises(Unauthenticated) as refused:
-        door.principal({b"authorization": header} if header is not None else {})
+        await door.verify(headers)
     assert "wrong" not in str(refused.value)
 
 
 @pytest.mark.parametrize("header", [b"Bearer secret", b"bearer secret", b"BEARER   secret "])
 def test_a_token_says_who_calls(header: bytes) -> None:
-    door = Door(StaticTokens([TokenConfig("alice", sha256(b"secret").hexdigest(), "acme")]), local=True)
-    principal = door.principal({b"authorization": header})
+    principal = guarded(TokenConfig("alice", sha256(b"secret").hexdigest(), "acme")).known({b"authorization": header})
+    assert principal is not None
     assert (principal.subject, principal.tenant) == ("alice", "acme")

@@ -15,9 +15,12 @@ from hypothesis import strategies as st
 
 from mcpgateway import config, runtime
 from mcpgateway.app import Gateway
+from mcpgateway.auth.access import Access
 from mcpgateway.downstream.dispatch import Handler
 from mcpgateway.downstream.door import Door
 from mcpgateway.downstream.endpoint import DISCARDED_BYTES, Endpoint
+from mcpgateway.protocol.call import Channel
+from mcpgateway.downstream.rate_limit import NoRateLimit
 from tests.unit.downstream.asgi import MCP_HEADERS, Exchange, ask, scope
 
 INITIALIZE = {
@@ -163,6 +166,34 @@ async def test_a_fault_anywhere_else_is_an_answer_too(caplog: pytest.LogCaptureF
         assert len(caplog.records) == 1 and caplog.records[0].exc_info is not None
 
 
+class HangingDispatch:
+    """A dispatch whose handlers say something and then never end."""
+
+    def handler(self, method: str) -> Handler:
+        async def hang(view: object, conversation: object, call: object, channel: Channel) -> bytes:
+            channel.notify("notifications/progress", b"{}")
+            await asyncio.Event().wait()
+            return b"{}"
+
+        return hang
+
+
+@pytest.mark.parametrize("batch", [False, True])
+async def test_a_request_that_is_cut_off_from_within_leaves_nothing(batch: bool) -> None:
+    async with gateway_of() as gateway:
+        session = await session_of(gateway)
+        gateway._edge._dispatch = HangingDispatch()  # type: ignore[assignment]
+        before = len(gateway.sweep)
+        exchange = Exchange(json.dumps([PING] if batch else PING).encode())
+        post = scope("POST", "/mcp", MCP_HEADERS | session)
+        task = asyncio.create_task(gateway.asgi(post, exchange.receive, exchange.send))
+        await exchange.until_messages(1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert runtime.running_tasks() == [] and len(gateway.sweep) == before
+
+
 @pytest.mark.parametrize("given_id", ["", "x" * 129, "line\nbreak", "\u00e9", "\x1b[31m"])
 async def test_a_request_id_that_a_log_cannot_hold_is_replaced(given_id: str, caplog: pytest.LogCaptureFixture) -> None:
     async with gateway_of() as gateway:
@@ -231,6 +262,8 @@ async def test_the_lifespan_starts_and_stops_the_gateway() -> None:
             Door(None, local=True),
             gateway._edge,
             gateway._pages,
+            Access(None),
+            NoRateLimit(),
             {},
             1024,
             lambda _: None,
