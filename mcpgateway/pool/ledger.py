@@ -163,12 +163,14 @@ class Ledger:
     def _lend_once(self, shelf: Shelf, session: PooledSession) -> None:
         """The session was drained before it was open: it is for those alone who stood in line before that."""
         session.retired = True
-        for waiter in list(shelf.waiters):
-            if waiter.generation == session.generation and not waiter.done() and not (session.leases and shelf.terms.exclusive):
-                del shelf.waiters[waiter]
-                session.leases += 1
-                session.uses += 1
-                waiter.grant(Lease(session, session.opened_at))
+        first = [waiter for waiter in shelf.waiters if waiter.generation == session.generation and not waiter.done()]
+        if session.session.closed is True:
+            first = []
+        for waiter in first[:1] if shelf.terms.exclusive else first:
+            del shelf.waiters[waiter]
+            session.leases += 1
+            session.uses += 1
+            waiter.grant(Lease(session, session.opened_at))
         if session.leases:
             shelf.busy.add(session)
         else:

@@ -145,6 +145,14 @@ class Catalog:
         """The list if it is in memory, without asking anybody. It may be out of date."""
         return self._entry(upstream, conversation, call).listings.get(kind)
 
+    def alike(self, upstream: Upstream, conversation: Conversation, call: Call, kind: Kind) -> Listing | None:
+        """The list that this identity is shown as a client of other capabilities, until its own is there."""
+        identity = upstream.identity_of(conversation.principal, call)
+        for key, entry in self._entries.items():
+            if key[:2] == (upstream.slug, identity) and not key[3] and kind in entry.listings:
+                return entry.listings[kind]
+        return None
+
     async def listing(
         self, upstream: Upstream, conversation: Conversation, call: Call, kind: Kind, via: Forward | None = None
     ) -> Listing:

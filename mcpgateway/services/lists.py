@@ -78,9 +78,11 @@ class Lists:
         if not tasks:
             return {}
         done, late = await asyncio.wait(tasks, timeout=PATIENCE_SECONDS)
+        found = {tasks[task].slug: task.result() for task in done}
         for task in late:
             task.add_done_callback(lambda task: _announce(task, conversation, kind))
-        return {tasks[task].slug: listing for task in done if (listing := task.result()) is not None}
+            found[tasks[task].slug] = self._catalog.alike(tasks[task], conversation, call, kind)
+        return {slug: listing for slug, listing in found.items() if listing is not None}
 
     async def _listing(self, upstream: Upstream, conversation: Conversation, call: Call, kind: Kind) -> Listing | None:
         try:

@@ -16,7 +16,16 @@ from typing import Any
 from weakref import WeakSet
 
 from mcpgateway import runtime
-from mcpgateway.errors import AuthRefused, CircuitOpen, ConnectionLost, PoolClosed, PoolExhausted, SessionLost, UpstreamError
+from mcpgateway.errors import (
+    AuthRefused,
+    CircuitOpen,
+    ConnectFailed,
+    ConnectionLost,
+    PoolClosed,
+    PoolExhausted,
+    SessionLost,
+    UpstreamError,
+)
 from mcpgateway.pool.blocked import Blocked
 from mcpgateway.pool.breaker import Breaker, Breakers
 from mcpgateway.pool.identity import identity_hash
@@ -240,11 +249,11 @@ class MCPSessionPool:
         if want.terms.spares:
             shelf.restock = want.open
         self.stats.misses += 1
-        self._pump(shelf)
-        if shelf.blocked_by is not None:
-            self.stats.waits += 1
-        self._sweep.watch(waiter)
         try:
+            self._pump(shelf)
+            if shelf.blocked_by is not None:
+                self.stats.waits += 1
+            self._sweep.watch(waiter)
             lease = await waiter.future
         except PoolExhausted:
             self.stats.timeouts += 1
@@ -367,8 +376,8 @@ class MCPSessionPool:
                 self._open(shelf, shelf.restock, self._ledger.generation(shelf))
 
     def _opened(self, shelf: Shelf, generation: int, task: asyncio.Task[PooledSession | Exception]) -> None:
-        outcome = _closed() if task.cancelled() else task.result()
-        if isinstance(outcome, Exception):
+        outcome = self._outcome_of(shelf, task)
+        if isinstance(outcome, BaseException):
             self._ledger.not_opened(shelf)
             self._opening_failed(shelf, outcome)
             self._use_room(shelf.key)
@@ -385,7 +394,12 @@ class MCPSessionPool:
         self._pump(shelf)
         self._went_idle(outcome)
 
-    def _opening_failed(self, shelf: Shelf, error: Exception) -> None:
+    def _outcome_of(self, shelf: Shelf, task: asyncio.Task[PooledSession | Exception]) -> PooledSession | BaseException:
+        if not task.cancelled():
+            return task.exception() or task.result()
+        return _closed() if self._closed else ConnectFailed(shown(shelf.key), "the opening of a session was broken off")
+
+    def _opening_failed(self, shelf: Shelf, error: BaseException) -> None:
         """Tell the one who waited for this opening, or all of them where they wait for the same session."""
         self.breaker(place_of(shelf.key)).count(error, self._now())
         while (waiter := shelf.first_waiter()) is not None:

@@ -25,6 +25,11 @@ from tests.servers.http11 import Request
 from tests.servers.raw_stub import Stub
 
 HOLDING = 'exec 9>"$FIFO"; echo begun >&9; exec "$PYTHON" -m tests.servers.stdio_stub'
+STUBBORN = (
+    "trap '' TERM INT HUP; "
+    'exec 9>"$FIFO"; echo begun >&9; "$PYTHON" -m tests.servers.stdio_stub; while :; do sleep 1000; done'
+)
+"""Does not leave when its stdin ends, nor for any signal that can be ignored."""
 
 
 class Waiting(Stub):
@@ -78,10 +83,16 @@ class Program:
         try:
             yield program
         finally:
+            # Politely first: what a program started in groups of their own goes only with its help.
+            with contextlib.suppress(ProcessLookupError, TimeoutError):
+                process.terminate()
+                async with asyncio.timeout(20):
+                    await process.wait()
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
-            await program.errors
+            async with asyncio.timeout(20):
+                await process.wait()
+                await program.errors
 
     async def _stderr(self) -> str:
         assert self._process.stderr is not None
@@ -118,9 +129,9 @@ class Lifeline:
         os.mkfifo(self.path)
         self._fd = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
 
-    def server(self) -> dict[str, Any]:
+    def server(self, script: str = HOLDING) -> dict[str, Any]:
         """The configuration of a stdio server that holds it."""
-        return {"command": "sh", "args": ["-c", HOLDING], "env": {"FIFO": self.path, "PYTHON": sys.executable}}
+        return {"command": "sh", "args": ["-c", script], "env": {"FIFO": self.path, "PYTHON": sys.executable}}
 
     async def gone(self) -> bytes:
         """Wait until nobody holds it any more. What the servers wrote when they began."""
@@ -222,7 +233,8 @@ async def test_c7_a_call_that_does_not_finish_is_given_up_in_the_end(stub: Waiti
 
 async def test_u12_a_gateway_that_is_killed_leaves_no_stdio_server_behind(tmp_path: Path) -> None:
     lifeline = Lifeline(tmp_path)
-    async with served(tmp_path, {"mcpServers": {"child": lifeline.server()}}) as (program, base), asyncio.timeout(40):
+    document = {"mcpServers": {"child": lifeline.server(STUBBORN)}}
+    async with served(tmp_path, document) as (program, base), asyncio.timeout(40):
         async with Wire(f"{base}/mcp") as wire:
             await wire.initialize()
             assert "result" in await wire.call("child__echo", {"text": "x"})

@@ -16,11 +16,20 @@ from mcpgateway.services.leasing import SessionPool
 from mcpgateway.services.mcp_session_pool import MCPSessionPool
 from mcpgateway.services.null_pool import NullPool
 from tests.fakes.clock import FakeClock
-from tests.fakes.upstream_session import FakeUpstream, key_of, quiet, until
+from tests.fakes.upstream_session import FakeUpstream, InTime, key_of, quiet, until
+
+
+class Pool(InTime, MCPSessionPool):
+    """The pool, failing a test rather than letting it wait for ever."""
+
+
+class Nothing(InTime, NullPool):
+    """The null pool, likewise."""
+
 
 MAKERS: dict[str, Callable[[Sweep], SessionPool]] = {
-    "pool": lambda sweep: MCPSessionPool(sweep=sweep),
-    "null": lambda sweep: NullPool(sweep),
+    "pool": lambda sweep: Pool(sweep=sweep),
+    "null": lambda sweep: Nothing(sweep),
 }
 
 
@@ -34,9 +43,8 @@ async def sweep(clock: FakeClock) -> AsyncIterator[Sweep]:
 @pytest.fixture(params=MAKERS)
 async def pool(request: pytest.FixtureRequest, sweep: Sweep) -> AsyncIterator[SessionPool]:
     pool = MAKERS[request.param](sweep)
-    async with asyncio.timeout(20):
-        yield pool
-        await pool.close_all()
+    yield pool
+    await pool.close_all()
 
 
 @pytest.fixture

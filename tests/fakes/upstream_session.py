@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import aclosing
 
 from mcpgateway.pool.key import PoolKey, Terms
-from mcpgateway.pool.session import PooledSession, TransportType
+from mcpgateway.pool.session import Lease, PooledSession, TransportType
 from mcpgateway.protocol.call import Call, Channel
 from mcpgateway.services.leasing import Open, Want
 
@@ -117,6 +117,18 @@ class FakeUpstream:
         session.closed = self.born_dead
         self.sessions.append(session)
         return PooledSession(session, aclosing(session), key.url, key.identity, TransportType.STREAMABLE_HTTP)
+
+
+class InTime:
+    """Mixed into a pool, makes a test that would wait for ever fail."""
+
+    async def lease(self, want: Want) -> Lease:
+        async with asyncio.timeout(10):
+            return await super().lease(want)  # type: ignore[misc]
+
+    async def close_all(self) -> None:
+        async with asyncio.timeout(10):
+            await super().close_all()  # type: ignore[misc]
 
 
 def key_of(user: str = "alice", upstream: str = "crm", partition: str = "") -> PoolKey:

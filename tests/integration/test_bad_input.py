@@ -211,10 +211,10 @@ async def test_a_big_string_before_brackets_is_no_trouble(stub: Stub) -> None:
         assert len((await wire.call("up__echo", arguments))["result"]["content"][0]["text"]) == 2_000_000
 
 
-@pytest.mark.parametrize("id", ["a", "", 0, -5, 2**53, 10**30, "\u2028😀"])
-async def test_an_id_comes_back_as_it_was(id: object, stub: Stub) -> None:
+async def test_an_id_comes_back_as_it_was(stub: Stub) -> None:
     async with leaving_nothing(stub) as (_, wire):
-        assert (await wire.post(asks("ping", id))).message == {"jsonrpc": "2.0", "id": id, "result": {}}
+        for id in ("a", "", 0, -5, 2**53, 10**30, "\u2028😀"):
+            assert (await wire.post(asks("ping", id))).message == {"jsonrpc": "2.0", "id": id, "result": {}}
 
 
 async def test_an_id_that_is_in_flight_is_refused_and_the_first_call_goes_on(stub: Stub) -> None:
@@ -265,11 +265,11 @@ async def test_each_bad_header_gets_its_own_status_and_code(stub: Stub) -> None:
         assert "2025-11-25" in unspoken.message["error"]["data"]["supported"]
 
 
-@pytest.mark.parametrize("accept", ["*/*", "application/*, text/*", "text/event-stream;q=1, application/json;q=0.1"])
-async def test_accept_may_say_it_in_other_words(accept: str, stub: Stub) -> None:
+async def test_accept_may_say_it_in_other_words(stub: Stub) -> None:
     async with leaving_nothing(stub) as (_, wire):
-        headers = {"accept": accept, "content-type": "Application/JSON; charset=utf-8"}
-        assert (await wire.post(asks(), headers)).message["result"] == {}
+        for accept in ("*/*", "application/*, text/*", "text/event-stream;q=1, application/json;q=0.1"):
+            headers = {"accept": accept, "content-type": "Application/JSON; charset=utf-8"}
+            assert (await wire.post(asks(), headers)).message["result"] == {}
 
 
 async def test_a_session_that_was_ended_is_unknown(stub: Stub) -> None:
@@ -291,7 +291,7 @@ async def test_a_session_of_another_endpoint_is_unknown(stub: Stub) -> None:
 
 
 async def test_batches_work_in_the_one_revision_that_has_them(stub: Stub) -> None:
-    async with leaving_nothing(stub) as (gateway, _), Wire(gateway.url) as wire:
+    async with leaving_nothing(stub, body_bytes=100_000) as (gateway, _), Wire(gateway.url) as wire:
         await wire.initialize(revision="2025-03-26")
         said = {"jsonrpc": "2.0", "method": "notifications/whatever"}
         mixed = [asks("ping", 1), said, asks("tools/call", 2, name="up__echo", arguments={"text": "x"}), asks("no/such", 3)]
@@ -304,7 +304,7 @@ async def test_batches_work_in_the_one_revision_that_has_them(stub: Stub) -> Non
         silent = await wire.post([said, said])
         assert (silent.status, silent.body) == (202, b"")
         for bad in (b"[]", b"[1]", [asks("initialize", protocolVersion="2025-03-26")], [asks("ping", i) for i in range(1001)]):
-            assert (await wire.post(bad)).status in (400, 413)
+            assert (await wire.post(bad)).status == 400
         assert code_of(await wire.post([asks()], {"mcp-protocol-version": "1999-01-01"})) == -32022
         await wire.delete()
 
@@ -316,13 +316,13 @@ async def test_a_request_without_a_session_is_told_so_even_in_a_batch(stub: Stub
         assert (await wire.post([asks()])).status == 404
 
 
-@pytest.mark.parametrize("method", ["PUT", "PATCH", "OPTIONS", "HEAD", "TRACE"])
-async def test_other_methods_are_not_allowed(method: str, stub: Stub) -> None:
+async def test_other_methods_are_not_allowed(stub: Stub) -> None:
     async with leaving_nothing(stub) as (gateway, _), Line.to(gateway) as line:
-        await line.say(f"{method} /mcp HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-        answer = await line.answer()
-        assert (answer.status, answer.headers["allow"], answer.body) == (405, "POST, GET, DELETE", b"")
-        await line.say(f"{method if method != 'HEAD' else 'PUT'} /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        for method in ("PUT", "PATCH", "OPTIONS", "HEAD", "TRACE"):
+            await line.say(f"{method} /mcp HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            answer = await line.answer()
+            assert (answer.status, answer.headers["allow"], answer.body) == (405, "POST, GET, DELETE", b""), method
+        await line.say(b"PUT /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         answer = await line.answer()
         assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD")
 
@@ -409,60 +409,61 @@ async def test_a_client_that_offers_another_protocol_with_each_request_is_served
             assert json.loads((await line.answer()).body)["result"] == {}
 
 
-@pytest.mark.parametrize(
-    "said",
-    [
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
-        b"HELLO\r\n\r\n",
-        b"GET\r\n\r\n",
-        b"POST /mcp HTTP/9.9\r\n\r\n",
-        b"GET /\xff\xfe HTTP/1.1\r\nHost: localhost\r\n\r\n",
-        b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n",
-        b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n\r\n",
-        b"POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        b"POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
-        b"POST /mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-        b"GET /mcp HTTP/1.1\r\nHost: localhost\r\nBad Header: x\r\n\r\n",
-    ],
-)
-async def test_what_is_no_http_gets_a_400_and_a_closed_connection(said: bytes, stub: Stub) -> None:
-    async with leaving_nothing(stub) as (gateway, _), Line.to(gateway) as line:
-        await line.say(said)
-        answer = await line.answer()
-        assert answer.status in (400, 404, 406), answer
-        if answer.status == 400 and answer.headers.get("content-type") == "text/plain":
-            assert await line.rest() == b""
+NO_HTTP = [
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    b"HELLO\r\n\r\n",
+    b"GET\r\n\r\n",
+    b"POST /mcp HTTP/9.9\r\n\r\n",
+    b"GET /\xff\xfe HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    b"POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    b"POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
+    b"POST /mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    b"GET /mcp HTTP/1.1\r\nHost: localhost\r\nBad Header: x\r\n\r\n",
+]
+
+
+async def test_what_is_no_http_gets_a_400_and_a_closed_connection(stub: Stub) -> None:
+    async with leaving_nothing(stub) as (gateway, _):
+        for said in NO_HTTP:
+            async with Line.to(gateway) as line:
+                await line.say(said)
+                answer = await line.answer()
+                assert (answer.status, answer.headers.get("connection")) == (400, "close"), said
+                assert await line.rest() == b""
 
 
 def many_headers(count: int) -> bytes:
     return b"GET /mcp HTTP/1.1\r\nHost: localhost\r\n" + b"".join(b"X-%d: y\r\n" % number for number in range(count))
 
 
-BOMBS: list[tuple[str, bytes, bytes]] = [
-    ("a header without an end", b"GET /mcp HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * HEADER_BYTES, b""),
-    ("headers without an end", many_headers(HEADER_BYTES // 6), b""),
-    ("one huge header", b"GET /mcp HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * HEADER_BYTES, b"\r\n\r\n"),
-    ("many small ones", many_headers(HEADER_BYTES // 6), b"\r\n\r\n"),
-    ("a huge URL", b"GET /" + b"y" * HEADER_BYTES, b" HTTP/1.1\r\nHost: localhost\r\n\r\n"),
-    ("a huge chunk extension", post(None, b"1;", "Transfer-Encoding: chunked") + b"y" * HEADER_BYTES * 2, b""),
-    ("huge trailers", post(None, b"0\r\nX: ", "Transfer-Encoding: chunked") + b"y" * HEADER_BYTES * 2, b""),
+BOMBS = [
+    ("a header without an end", b"GET /mcp HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * HEADER_BYTES),
+    ("one huge header", b"GET /mcp HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * HEADER_BYTES + b"\r\n\r\n"),
+    ("headers without an end", many_headers(HEADER_BYTES // 6)),
+    ("many small ones", many_headers(HEADER_BYTES // 6) + b"\r\n"),
+    ("a huge URL", b"GET /" + b"y" * HEADER_BYTES + b" HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+    ("a huge chunk extension", post(None, b"1;", "Transfer-Encoding: chunked") + b"y" * HEADER_BYTES * 2),
+    ("huge trailers", post(None, b"0\r\nX: ", "Transfer-Encoding: chunked") + b"y" * HEADER_BYTES * 2),
 ]
 
 
-@pytest.mark.parametrize(("start", "end"), [bomb[1:] for bomb in BOMBS], ids=[bomb[0] for bomb in BOMBS])
-async def test_header_bombs_are_refused(start: bytes, end: bytes, stub: Stub) -> None:
-    async with leaving_nothing(stub) as (gateway, _), Line.to(gateway) as line:
-        await line.say(start + end)
-        answer = await line.answer()
-        assert (answer.status, answer.headers["connection"]) == (431, "close")
-        assert await line.rest() == b""
+async def test_header_bombs_are_refused(stub: Stub) -> None:
+    async with leaving_nothing(stub) as (gateway, _):
+        for what, bomb in BOMBS:
+            async with Line.to(gateway) as line:
+                await line.say(bomb)
+                answer = await line.answer()
+                assert (what, answer.status, answer.headers["connection"]) == (what, 431, "close")
+                assert await line.rest() == b""
 
 
-async def test_a_header_bomb_with_a_body_behind_it_is_answered_once(stub: Stub) -> None:
+async def test_a_header_bomb_with_a_body_behind_it_is_answered_once(stub: Stub, caplog: pytest.LogCaptureFixture) -> None:
     async with leaving_nothing(stub) as (gateway, wire), Line.to(gateway) as line:
         await line.say(post(wire, PING, "X: " + "y" * HEADER_BYTES) + b"and then rubbish\r\n\r\n")
         assert (await line.answer()).status == 431
         assert await line.rest() == b""
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 async def test_trailers_are_no_headers(stub: Stub) -> None:

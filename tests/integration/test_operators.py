@@ -75,6 +75,7 @@ async def test_status_shows_servers_with_their_state_and_principals_only_as_hash
     document["mcpServers"]["down"] = {"url": "http://127.0.0.1:9/mcp"}
     async with serving(document) as gateway, Wire(gateway.url, AS_ALICE) as wire, asyncio.timeout(20):
         await wire.initialize()
+        await wire.initialize()
         await wire.call("up__counter")
         answer = await page(gateway, "/status", AS_ALICE)
         status = answer.json()
@@ -82,9 +83,9 @@ async def test_status_shows_servers_with_their_state_and_principals_only_as_hash
         assert (up["name"], up["state"], up["tools"], up["revision"]) == ("up", "ready", 4, "2025-11-25")
         assert (down["state"], bool(down["reason"])) == ("unreachable", True)
         assert up["sessions"] == "bound" and up["sessions_reason"]
-        assert status["pool"]["open"] == 2 and status["client_sessions"]["total"] == 1
+        assert status["pool"]["open"] == 2 and status["client_sessions"]["total"] == 2
         ((short, number),) = status["client_sessions"]["by_principal"].items()
-        assert len(short) == 12 and number == 1
+        assert len(short) == 12 and number == 2
         assert "alice" not in answer.text and "acme" not in answer.text
 
 

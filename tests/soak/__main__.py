@@ -20,7 +20,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=30.0, help="how long the storm lasts")
     parser.add_argument("--principals", type=int, default=200)
     parser.add_argument("--conversations", type=int, default=2, help="of each principal")
-    parser.add_argument("--trouble-every", type=int, default=4000, help="steps from one restart or loss to the next")
+    parser.add_argument("--trouble-every", type=int, default=1500, help="steps from one restart or loss to the next")
     parser.add_argument("--seed", type=int, default=None, help="begins the same storm as another run; default: a new one")
     given = parser.parse_args()
     seed = given.seed if given.seed is not None else random.randrange(1 << 32)

@@ -6,8 +6,9 @@ import asyncio
 import logging
 import os
 import random
+import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -16,7 +17,7 @@ from tests.fakes.gateway import RunningGateway, serving
 from tests.fakes.until import until
 from tests.soak.conversation import GONE, Conversation, Principal
 from tests.soak.ledger import Faults, Ledger
-from tests.soak.upstream import SoakUpstream
+from tests.soak.upstream import SoakUpstream, key_of
 from tests.soak.wire import Answer, Message
 
 OPERATION_SECONDS = 60.0
@@ -25,7 +26,8 @@ SETTLE_SECONDS = 30.0
 SHUT_OUT_SECONDS = 0.2
 """How long a client waits that met an open circuit breaker."""
 BURST = 4
-FD_FOLDER = "/dev/fd"
+DESCRIPTORS = "/dev/fd"
+GAUGES = ("pool_key_count", "open", "idle", "leased", "opening", "closing", "waiting")
 
 
 @dataclass(frozen=True)
@@ -392,14 +394,18 @@ def token_of(principal: int, number: int) -> str:
 
 
 def document(plan: Plan, upstreams: dict[str, SoakUpstream]) -> Message:
-    """The gateway's configuration."""
+    """The gateway's configuration. What two of the servers are shown is configured, the third gets the client's own header."""
+    names = [f"p{number}" for number in range(plan.principals)]
+    credentials = {name: {"headers": {"X-Api-Key": key_of(name)}} for name in names}
+    shown = {"bound": {"credentials": credentials}, "principal": {"credentials": credentials}}
+    forwarded = {"forward_headers": ["x-api-key"]}
     sharing = {"bound": "bound", "principal": "principal", "nameless": "auto"}
     servers = {
-        name: {"url": upstream.url, "type": "http", "sessions": sharing[name], "forward_headers": ["x-api-key"]}
+        name: {"url": upstream.url, "type": "http", "sessions": sharing[name], **shown.get(name, forwarded)}
         for name, upstream in upstreams.items()
     }
-    hashes = {f"p{number}": [_hash(number, 0), _hash(number, 1)] for number in range(plan.principals)}
-    return {"mcpServers": servers, "gateway": {"auth": {"tokens": hashes}}}
+    tokens = {name: [_hash(number, 0), _hash(number, 1)] for number, name in enumerate(names)}
+    return {"mcpServers": servers, "gateway": {"auth": {"tokens": tokens}}}
 
 
 def _hash(principal: int, number: int) -> str:
@@ -410,7 +416,7 @@ async def soak(plan: Plan) -> Ledger:
     """Run the plan on a gateway and three servers of its own. What it found."""
     ledger = Ledger()
     with _logged_faults(ledger):
-        before, files = asyncio.all_tasks(), open_files()
+        tasks, sockets = asyncio.all_tasks(), open_sockets()
         async with _running(plan, ledger) as upstreams:
             async with serving(document(plan, upstreams)) as gateway:
                 await Storm(plan, gateway, upstreams, ledger).run()
@@ -419,11 +425,8 @@ async def soak(plan: Plan) -> Ledger:
             ledger.leaks += [
                 f"the closed pool has {name} {pool.get_metrics()[name]}" for name in GAUGES if pool.get_metrics()[name]
             ]
-        await _end_all(before, files, ledger)
+        await _end_all(tasks, sockets, ledger)
     return ledger
-
-
-GAUGES = ("pool_key_count", "open", "idle", "leased", "opening", "closing", "waiting")
 
 
 @asynccontextmanager
@@ -454,16 +457,23 @@ def _logged_faults(ledger: Ledger) -> Iterator[None]:
         logging.getLogger().removeHandler(faults)
 
 
-def open_files() -> int:
-    """How many files and sockets this process has open."""
-    return len(os.listdir(FD_FOLDER))
+def open_sockets() -> int:
+    """How many sockets this process has open."""
+    return sum(_is_socket(int(name)) for name in os.listdir(DESCRIPTORS))
 
 
-async def _end_all(tasks: set[asyncio.Task[Any]], files: int, ledger: Ledger) -> None:
+def _is_socket(descriptor: int) -> bool:
+    # The listing itself was a descriptor, which is closed by now.
+    with suppress(OSError):
+        return stat.S_ISSOCK(os.fstat(descriptor).st_mode)
+    return False
+
+
+async def _end_all(tasks: set[asyncio.Task[Any]], sockets: int, ledger: Ledger) -> None:
     """Tasks and sockets end by themselves; those that do not are leaks."""
     try:
-        await until(lambda: asyncio.all_tasks() <= tasks and open_files() <= files, SETTLE_SECONDS)
+        await until(lambda: asyncio.all_tasks() <= tasks and open_sockets() <= sockets, SETTLE_SECONDS)
     except TimeoutError:
         ledger.leaks += [repr(task) for task in asyncio.all_tasks() - tasks]
-        if open_files() > files:
-            ledger.leaks.append(f"{open_files() - files} files or sockets")
+        if open_sockets() > sockets:
+            ledger.leaks.append(f"{open_sockets() - sockets} sockets")

@@ -19,8 +19,8 @@ from mcpgateway.auth.access import Access
 from mcpgateway.downstream.dispatch import Handler
 from mcpgateway.downstream.door import Door
 from mcpgateway.downstream.endpoint import DISCARDED_BYTES, Endpoint
-from mcpgateway.protocol.call import Channel
 from mcpgateway.downstream.rate_limit import NoRateLimit
+from mcpgateway.protocol.call import Channel
 from tests.unit.downstream.asgi import MCP_HEADERS, Exchange, ask, scope
 
 INITIALIZE = {
@@ -92,7 +92,7 @@ HEADERS = st.dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=600, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(["POST", "POST", "POST", "GET", "DELETE", "HEAD", "x"]), BODIES, HEADERS, st.booleans())
 def test_nothing_that_is_sent_is_a_500_or_leaves_anything(
     method: str, body: bytes, headers: dict[str, str], known: bool
@@ -223,6 +223,21 @@ async def test_without_a_token_nothing_is_told_but_that_one_is_needed() -> None:
             exchange = Exchange(b"")
             await gateway.asgi(scope("GET", path, MCP_HEADERS), exchange.receive, exchange.send)
             assert exchange.status == 200
+
+
+@pytest.mark.parametrize("declared", [{}, {"content-length": "100000"}], ids=["undeclared", "declared"])
+async def test_a_body_that_is_too_large_is_read_to_its_end_before_it_is_refused(declared: dict[str, str]) -> None:
+    async with gateway_of({"gateway": {"limits": {"body_bytes": 1024}}}) as gateway:
+        exchange = Exchange(*[b"x" * 1000] * 100)
+        await gateway.asgi(scope("POST", "/mcp", MCP_HEADERS | declared), exchange.receive, exchange.send)
+        assert (exchange.status, exchange.headers["connection"], exchange._parts) == (413, "close", [])
+
+
+@pytest.mark.parametrize("length", ["9" * 18, "9" * 5000])
+async def test_a_length_that_no_computer_holds_is_too_large(length: str) -> None:
+    async with gateway_of() as gateway:
+        exchange = await ask(gateway.asgi, PING, {"content-length": length})
+        assert exchange.status == 413 and exchange.messages[0]["error"]["code"] == -32600
 
 
 async def test_a_body_that_never_ends_is_given_up() -> None:

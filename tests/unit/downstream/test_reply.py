@@ -69,6 +69,7 @@ async def test_the_answer_reaches_a_reader_who_was_too_far_behind_for_the_progre
     for _ in range(QUEUED_EVENTS * 2):
         rig.reply.notify("notifications/progress", b"{}")
     finishing = asyncio.create_task(rig.reply.finish(200, [ANSWER]))
+    await asyncio.sleep(0)  # its answer is among what waits to be read
     rig.exchange.reads.set()
     async with asyncio.timeout(5):
         await finishing

@@ -45,11 +45,15 @@ from mcpgateway.services.mcp_session_pool import (
     init_mcp_session_pool,
 )
 from tests.fakes.clock import FakeClock
-from tests.fakes.upstream_session import FakeSession, FakeUpstream, key_of, quiet, until
+from tests.fakes.upstream_session import FakeSession, FakeUpstream, InTime, key_of, quiet, until
 
 TERMS = Terms(max_sessions=3, max_age_seconds=1000.0, max_idle_seconds=300.0, probe_after_seconds=60.0)
 SHARED = TERMS._replace(exclusive=False)
 WAIT_SECONDS = 30.0
+
+
+class Pool(InTime, MCPSessionPool):
+    """The pool, failing a test rather than letting it wait for ever."""
 
 
 class World:
@@ -59,15 +63,14 @@ class World:
         self.clock = clock
         self.sweep = Sweep(clock)
         self.upstream = FakeUpstream()
-        self.pool = MCPSessionPool(sweep=self.sweep, limits=limits, wait_seconds=WAIT_SECONDS)
+        self.pool = Pool(sweep=self.sweep, limits=limits, wait_seconds=WAIT_SECONDS)
 
     def caller(self, key: PoolKey | None = None, terms: Terms = TERMS) -> asyncio.Task[Lease]:
         """Somebody who asks for a lease now."""
         return asyncio.create_task(self.pool.lease(self.upstream.want(key or key_of(), terms)))
 
     async def lease(self, key: PoolKey | None = None, terms: Terms = TERMS) -> Lease:
-        async with asyncio.timeout(10):
-            return await self.pool.lease(self.upstream.want(key or key_of(), terms))
+        return await self.pool.lease(self.upstream.want(key or key_of(), terms))
 
     async def leases(self, number: int, key: PoolKey | None = None, terms: Terms = TERMS) -> list[Lease]:
         return [await self.lease(key, terms) for _ in range(number)]
@@ -93,8 +96,7 @@ class World:
         """Close the pool and see that nothing is left of anything."""
         for gate in (self.upstream.opening, self.upstream.pinging, self.upstream.closing):
             gate.open_up()
-        async with asyncio.timeout(10):
-            await self.pool.close_all()
+        await self.pool.close_all()
         await quiet()
         assert self.figures("open", "idle", "leased", "opening", "closing", "waiting", "pool_key_count") == [0] * 7
         assert self.upstream.open_now == 0
@@ -106,18 +108,16 @@ class World:
 @pytest.fixture
 async def world(clock: FakeClock) -> AsyncIterator[World]:
     world = World(clock)
-    async with asyncio.timeout(20):
-        yield world
-        await world.end()
+    yield world
+    await world.end()
 
 
 @pytest.fixture
 async def small(clock: FakeClock) -> AsyncIterator[World]:
     """A pool with four places in all, three for an upstream and two for a principal."""
     world = World(clock, Limits(total=4, per_upstream=3, per_principal=2))
-    async with asyncio.timeout(20):
-        yield world
-        await world.end()
+    yield world
+    await world.end()
 
 
 async def test_a_session_is_opened_once_and_lent_again(world: World) -> None:
@@ -221,6 +221,8 @@ async def test_p2_a_second_release_does_not_lend_the_session_twice(world: World)
     world.pool.give_back(lease, SessionLost("crm", "gone"))
     third = await world.lease()
     assert second.session is lease.session and third.session is not second.session
+    world.pool.give_back(second)
+    assert world.figures("idle", "lost") == [1, 0]
 
 
 async def test_p2_a_former_holder_does_not_end_the_lease_of_the_next(world: World) -> None:
@@ -522,6 +524,18 @@ async def test_p5_a_failed_opening_is_told_to_one_and_the_next_in_line_has_its_o
     await callers[4]
 
 
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), BaseExceptionGroup("", [asyncio.CancelledError()])], ids=repr)
+async def test_p5_an_opening_that_breaks_in_an_unusual_way_is_told_and_its_place_free(
+    world: World, error: BaseException
+) -> None:
+    world.upstream.opening.refuses_with = error
+    expected = ConnectFailed if isinstance(error, asyncio.CancelledError) else BaseExceptionGroup
+    with pytest.raises(expected):
+        await world.lease()
+    await quiet()
+    assert world.figures("open", "opening") == [0, 0]
+
+
 async def test_p5_a_server_that_dies_at_once_is_not_opened_again_and_again(world: World) -> None:
     world.upstream.born_dead = True
     with pytest.raises(ConnectionLost, match="ended as soon as it was opened"):
@@ -612,8 +626,7 @@ async def test_p8_the_end_of_the_pool_is_bounded_however_many_hang(world: World)
     await until(lambda: world.upstream.closings == CLOSES_AT_ONCE * 2)
     assert not ending.done()
     world.pass_time(FINISH_SECONDS - CLOSE_SECONDS)
-    async with asyncio.timeout(10):
-        await ending
+    await ending
     assert world.figure("open") == 0
     world.upstream.open_now = 0  # those whose turn never came were dropped unasked
     for session in world.upstream.sessions:
@@ -1158,7 +1171,7 @@ async def test_spares_make_room_for_nobody_and_wait_for_none(small: World) -> No
     assert small.figures("open", "idle", "evicted") == [2, 2, 0] and not idle.closed
 
 
-class Contract(MCPSessionPool):
+class Contract(Pool):
     """The contract's form of the pool, opening its sessions at the fake upstream. A seam that the contract itself uses."""
 
     def __init__(self, world: World) -> None:

@@ -20,6 +20,7 @@ from mcpgateway.upstream.connection import (
     BUFFERED_CHUNKS_BYTES,
     IDLE_SECONDS,
     LAST_BYTES_SECONDS,
+    MAX_BODY_BYTES,
     MAX_HEAD_BYTES,
     Exchange,
     Origin,
@@ -345,6 +346,18 @@ async def test_endless_trailers_are_cut_off() -> None:
         await it.fails(BadAnswer, "headers")
 
 
+async def test_a_body_over_the_limit_is_refused_while_it_comes() -> None:
+    async def play(talk: Talk) -> None:
+        await talk.request()
+        await talk.say(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (MAX_BODY_BYTES * 4))
+        while True:
+            await talk.say(bytes(1024 * 1024))
+
+    async with leg(play) as (it, server):
+        await it.fails(BadAnswer, "larger than")
+        await until(lambda: server.open_connections == 0)
+
+
 async def test_a_compressed_refusal_is_still_a_refusal() -> None:
     async with leg(always(answer(b"\x1f\x8b", b"Content-Encoding: gzip", status=b"502 Bad Gateway"))) as (it, _):
         assert (await it.send()).status == 502
@@ -532,7 +545,7 @@ async def test_a_released_stream_that_goes_on_is_cut_off() -> None:
 
 
 async def test_a_slow_reader_holds_up_the_server_and_not_the_memory() -> None:
-    total = 10 * 1024 * 1024
+    total = 32 * 1024 * 1024
     sent = 0
 
     async def play(talk: Talk) -> None:
@@ -548,6 +561,10 @@ async def test_a_slow_reader_holds_up_the_server_and_not_the_memory() -> None:
     async with leg(play) as (it, server):
         response = await it.send(timeout_seconds=5)
         await until(lambda: response._buffered > BUFFERED_CHUNKS_BYTES)
+        # The loop has time to read it all, and does not.
+        for _ in range(1000):
+            await asyncio.sleep(0)
+        assert response._buffered <= BUFFERED_CHUNKS_BYTES + 512 * 1024
         # Now that nothing is read any more, no amount of time makes the upstream silent.
         it.pass_time(1000)
         received = largest = 0

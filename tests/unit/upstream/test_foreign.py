@@ -16,6 +16,7 @@ import pytest
 from mcpgateway import runtime
 from mcpgateway.errors import BadAnswer, ConnectFailed, ConnectionLost, UpstreamError, UpstreamTimeout
 from mcpgateway.services.mcp_session_pool import MCPSessionPool
+from mcpgateway.upstream.connection import MAX_BODY_BYTES
 from mcpgateway.upstream.foreign import ForeignClient, ForeignResponse
 from tests.fakes.certificates import Authority
 from tests.fakes.peers import Ear, tool_call
@@ -102,6 +103,19 @@ async def test_a_broken_answer_is_one_of_our_errors(pieces: list[bytes], kind: t
     async with foreign(once(*pieces)) as (client, _):
         with pytest.raises(kind, match="'up'"):
             await send(client)
+
+
+async def test_a_body_over_the_limit_is_refused_while_it_comes() -> None:
+    async def play(talk: Talk) -> None:
+        await talk.request()
+        await talk.say(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (MAX_BODY_BYTES * 4))
+        while True:
+            await talk.say(bytes(1024 * 1024))
+
+    async with foreign(play) as (client, server):
+        with pytest.raises(BadAnswer, match="larger than"):
+            await send(client)
+        await until(lambda: server.open_connections == 0)
 
 
 async def test_nobody_listening_is_said() -> None:
