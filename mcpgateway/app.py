@@ -48,6 +48,13 @@ from mcpgateway.wiring import audit_of, close_tokens, credentials_of, enabled_se
 
 _log = logging.getLogger("mcpgateway")
 
+DRAIN_LOOK_SECONDS = 0.05
+CUT_SECONDS = 1
+"""What is left of calls after draining is cut off within this time."""
+
+OnReady = Callable[[int], None]
+"""Told the port, once the gateway listens."""
+
 
 class Gateway:
     """One gateway, ready to be served by any ASGI server: `asgi`. `local`: it is bound to loopback only."""
@@ -206,6 +213,12 @@ class Gateway:
             if session.stream is not None:
                 session.stream.end()
 
+    async def quiet(self) -> None:
+        """Wait until no call is in flight, for `drain_seconds` at most."""
+        end = self.sweep.now() + self.config.gateway.drain_seconds
+        while self.sweep.now() < end and any(session.busy for session in self.sessions.all()):
+            await asyncio.sleep(DRAIN_LOOK_SECONDS)
+
     async def stop(self) -> None:
         """End everything: client sessions, upstream sessions, processes."""
         self.drain()
@@ -224,22 +237,34 @@ class Gateway:
 class Server(uvicorn.Server):
     """uvicorn's server, which tells the gateway to drain when the signal comes rather than when all connections are gone."""
 
-    def __init__(self, config: uvicorn.Config, gateway: Gateway, on_ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, gateway: Gateway, on_ready: OnReady) -> None:
         super().__init__(config)
         self._gateway = gateway
         self._on_ready = on_ready
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal drains, with the port still open: newcomers are told, and answers that calls wait for come in.
+        The second ends it."""
+        if self._gateway.asgi.draining or self._loop is None:
+            super().handle_exit(sig, frame)
+        else:
+            self._gateway.asgi.draining = True
+            self._loop.call_soon_threadsafe(lambda: runtime.spawn(self._drain(sig, frame), "drain"))
+
+    async def _drain(self, sig: int, frame: FrameType | None) -> None:
         self._gateway.drain()
+        await self._gateway.quiet()
         super().handle_exit(sig, frame)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
         if self.started:
-            self._on_ready()
+            self._on_ready(self.servers[0].sockets[0].getsockname()[1])
 
 
-def server_of(gateway: Gateway, host: str, port: int, on_ready: Callable[[], None] = lambda: None) -> Server:
+def server_of(gateway: Gateway, host: str, port: int, on_ready: OnReady = lambda port: None) -> Server:
     """An HTTP server for `gateway`, not yet running."""
     limits = gateway.config.gateway.limits
     guard = Guard(gateway.sweep, limits.header_bytes, limits.request_read_seconds, limits.stalled_reader_seconds)
@@ -255,12 +280,12 @@ def server_of(gateway: Gateway, host: str, port: int, on_ready: Callable[[], Non
         server_header=False,
         date_header=False,
         timeout_keep_alive=75,
-        timeout_graceful_shutdown=max(1, round(gateway.config.gateway.drain_seconds)),
+        timeout_graceful_shutdown=CUT_SECONDS,
     )
     return Server(config, gateway, on_ready)
 
 
-async def serve(gateway: Gateway, host: str, port: int, on_ready: Callable[[], None] = lambda: None) -> None:
+async def serve(gateway: Gateway, host: str, port: int, on_ready: OnReady = lambda port: None) -> None:
     """Serve until SIGTERM or SIGINT; then drain and stop. A changed configuration file, or SIGHUP, is taken up."""
     file = ConfigFile(gateway.config.path, gateway.apply, gateway.sweep)
     file.follow()

@@ -65,7 +65,7 @@ _VersionFlag = Annotated[
 ]
 _ConfigPath = Annotated[str | None, typer.Argument(metavar="CONFIG", help="The configuration file; default: mcp.json here.")]
 _Host = Annotated[str, typer.Option(help="Address to listen on. Other than loopback it needs gateway.auth in the file.")]
-_Port = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
+_Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any that is free.")]
 
 
 @cli.callback()
@@ -84,7 +84,7 @@ def serve(path: _ConfigPath = None, host: _Host = "127.0.0.1", port: _Port = 444
     config.check_exposure(settings, host)
     _set_up_logs(settings)
     gateway = app.Gateway(settings, local=not config.needs_auth(host))
-    _run(app.serve(gateway, host, port, lambda: _announce(settings, base_url(settings, host, port))))
+    _run(app.serve(gateway, host, port, lambda port: _announce(settings, base_url(settings, host, port))))
 
 
 @cli.command()
@@ -139,7 +139,7 @@ async def _watch(settings: Config) -> list[UpstreamReport]:
 def overview(reports: Sequence[UpstreamReport]) -> Group:
     """What `check` shows: a table, and below it the reasons, which need more room than a column has."""
     width = max((len(report.name) for report in reports), default=0)
-    reasons = [Text(f"{report.name.ljust(width)}  {report.reason}") for report in reports if report.reason]
+    reasons = [Text(f"{report.name.ljust(width)}  {report.reason}") for report in reports if report.failed]
     return Group(_table_of(reports), *reasons)
 
 

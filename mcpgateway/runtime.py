@@ -97,7 +97,8 @@ class Sweep:
     def _run(self) -> None:
         self._timer = None
         self.expire_due()
-        if self._watched:
+        # What expired may have watched something anew, and with that set the timer already: a second one would never end.
+        if self._watched and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._tick, self._run)
 
     def close(self) -> None:

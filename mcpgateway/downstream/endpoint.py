@@ -106,12 +106,14 @@ class Endpoint:
         if view.single and not self._access.of(principal).server(view.only.slug):
             raise not_served()
         self._rate.check(principal.id)
-        if self.draining:
-            raise Draining
         method = scope["method"]
         if method == "POST":
             body = await self._body(headers, receive)
+            if self.draining and not self._edge.may_finish_a_call(body):
+                raise Draining
             await self._edge.post(scope, headers, body, principal, view, receive, send)
+        elif method == "GET" and self.draining:
+            raise Draining
         elif method == "GET":
             await self._edge.get(headers, principal, view, receive, send)
         elif method == "DELETE":

@@ -96,6 +96,14 @@ class StreamableHTTP:
         self._take(message, session)
         await respond(send, 202, b"", ())
 
+    @staticmethod
+    def may_finish_a_call(body: bytes) -> bool:
+        """Whether a message belongs to calls in flight, which go on while the gateway drains: an answer, a cancellation."""
+        try:
+            return not jsonrpc.decode(body).is_request
+        except GatewayError:
+            return False
+
     def _decode(self, body: bytes) -> jsonrpc.Message:
         message = jsonrpc.decode(body)
         if message.jsonrpc != "2.0":

@@ -119,7 +119,7 @@ class Ledger:
 
     def found_dead(self, lease: Lease, now: float) -> list[PooledSession]:
         """The session is of no use any more, and neither are its siblings of its age. Those to close now."""
-        idle = [] if lease.pooled.closed else self._siblings_too_old(lease.pooled)
+        idle = self._siblings_too_old(lease.pooled)
         dead = self.give_back(lease, now, keep=False)
         return idle if dead is None else [*idle, dead]
 

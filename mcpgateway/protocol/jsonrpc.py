@@ -46,7 +46,8 @@ _message = msgspec.json.Decoder(Message)
 _batch = msgspec.json.Decoder(list[Raw])
 _params = msgspec.json.Decoder(dict[str, Raw])
 _encode = msgspec.json.encode
-_brackets = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
+# Possessive, and a string may lack its end: else each quote of an endless string would be searched from anew.
+_brackets = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 
 
 def decode(body: bytes) -> Message:

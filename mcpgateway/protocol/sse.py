@@ -36,6 +36,7 @@ class Decoder:
         self._max = max_event_bytes
         self._buffer = bytearray()
         self._scanned = 0
+        self._newline = -1
         self._started = False
         self._reset()
 
@@ -56,6 +57,7 @@ class Decoder:
         buffer += chunk
         if not self._started:
             self._skip_byte_order_mark()
+        self._newline = -1
         events: list[Event] = []
         start = 0
         while (end := self._line_end(start)) >= 0:
@@ -74,6 +76,7 @@ class Decoder:
         buffer = self._buffer
         if buffer[:3] == b"\xef\xbb\xbf":
             del buffer[:3]
+            self._scanned = 0
             self._started = True
         elif len(buffer) >= 3 or not b"\xef\xbb\xbf".startswith(buffer):
             self._started = True
@@ -82,15 +85,20 @@ class Decoder:
         """Where the line at `start` ends, or -1. A carriage return at the very end waits for what follows it."""
         buffer = self._buffer
         begin = max(start, self._scanned)
-        newline = buffer.find(b"\n", begin)
-        cr = buffer.find(b"\r", begin, newline if newline >= 0 else len(buffer))
+        # Found once and kept: where lines end in bare returns, each search would else go to the next line feed or the end.
+        if self._newline < begin:
+            found = buffer.find(b"\n", begin)
+            self._newline = found if found >= 0 else len(buffer)
+        newline = self._newline
+        cr = buffer.find(b"\r", begin, newline)
         if cr >= 0:
             if cr + 1 == len(buffer):
                 self._scanned = cr
                 return -1
             return cr
-        if newline < 0:
-            self._scanned = len(buffer)
+        if newline == len(buffer):
+            self._scanned = newline
+            return -1
         return newline
 
     def _line(self, line: bytes, events: list[Event]) -> None:
@@ -109,7 +117,7 @@ class Decoder:
     def _field(self, name: bytes, value: bytes) -> None:
         if name == b"data":
             self._data.append(value)
-            self._size += len(value)
+            self._size += len(value) + 1  # an empty line of data takes room too
             self._touched = True
         elif name == b"event":
             self._type = value

@@ -146,6 +146,11 @@ class _Watch:
                 self._failed(error)
                 await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311
                 pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+            except Exception as fault:
+                # A fault of ours must not end the watching: nobody would notice, and the state would stay as it is.
+                _log.exception("watching upstream %r failed unexpectedly", self.upstream.name)
+                self._set(State.UNREACHABLE, f"the check itself failed: {type(fault).__name__}")
+                await asyncio.sleep(LONGEST_PAUSE_SECONDS)
 
     async def _check(self) -> None:
         """Touch the upstream: a ping on the session that is kept, which connects if there is none."""

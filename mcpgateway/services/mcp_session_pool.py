@@ -87,12 +87,7 @@ class _Waiting:
     def refuse(self, error: BaseException) -> None:
         self.future.set_exception(error)
 
-    def leave(self) -> None:
-        """Stand in line no more."""
-        self._shelf.waiters.pop(self, None)
-
     def expire(self) -> None:
-        self.leave()
         if not self.done():
             scope = self._shelf.blocked_by
             why = f"{SCOPES[scope]} is reached" if scope else "none was opened in time"
@@ -274,7 +269,7 @@ class MCPSessionPool:
 
     def _left(self, shelf: Shelf, waiter: _Waiting) -> None:
         self._sweep.forget(waiter)
-        waiter.leave()
+        shelf.waiters.pop(waiter, None)
         if not shelf.waiters:
             self._blocked.drop(shelf)
             self._ledger.forget_if_empty(shelf)
@@ -299,8 +294,6 @@ class MCPSessionPool:
         """Get those in line on this shelf what they need and the limits allow: a warm session, a probed or a new one."""
         now = self._now()
         self._close(self._ledger.spoiled(shelf, now))
-        if self._closed:
-            return
         self._ledger.serve(shelf, now)
         shelf.blocked_by = None
         while shelf.blocked_by is None and shelf.wanted() > 0:
@@ -391,6 +384,9 @@ class MCPSessionPool:
             self._opening_failed(shelf, ConnectionLost(shown(shelf.key), "the session ended as soon as it was opened"))
             return
         self.breaker(place_of(shelf.key)).succeeded()
+        if self._closed:
+            # It was too late to call the opening off.
+            self._close(self._ledger.end(shelf.key))
         self._pump(shelf)
         self._went_idle(outcome)
 

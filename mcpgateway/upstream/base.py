@@ -143,12 +143,15 @@ def with_token(params: jsonrpc.Params, token: Raw) -> bytes:
 
 
 def answer_of(upstream: str, message: jsonrpc.Message) -> bytes:
-    """The raw result of a response. Raises RpcError where it is an error, BadAnswer where it is neither."""
-    if isinstance(message.result, Raw):
-        return bytes(message.result)
-    if isinstance(message.error, Raw):
-        raise RpcError(bytes(message.error))
-    raise BadAnswer(upstream, "its response has neither result nor error")
+    """The raw result of a response. Raises RpcError where it is an error, BadAnswer where it is neither.
+
+    Both are objects in MCP; a null in their place is neither.
+    """
+    if isinstance(message.result, Raw) and (result := bytes(message.result)).startswith(b"{"):
+        return result
+    if isinstance(message.error, Raw) and (error := bytes(message.error)).startswith(b"{"):
+        raise RpcError(error)
+    raise BadAnswer(upstream, "its response has neither result nor error that is an object")
 
 
 def decode_message(upstream: str, body: bytes) -> jsonrpc.Message:

@@ -25,10 +25,7 @@ from tests.servers.http11 import Request
 from tests.servers.raw_stub import Stub
 
 HOLDING = 'exec 9>"$FIFO"; echo begun >&9; exec "$PYTHON" -m tests.servers.stdio_stub'
-STUBBORN = (
-    "trap '' TERM INT HUP; "
-    'exec 9>"$FIFO"; echo begun >&9; "$PYTHON" -m tests.servers.stdio_stub; while :; do sleep 1000; done'
-)
+STUBBORN = 'trap \'\' TERM INT HUP; exec 9>"$FIFO"; echo begun >&9; "$PYTHON" -m tests.servers.stdio_stub; sleep 60'
 """Does not leave when its stdin ends, nor for any signal that can be ignored."""
 
 

@@ -240,6 +240,7 @@ STREAMS: dict[str, Fault] = {
     "slow_but_sure": _slow_but_sure,
     "garbage": _in_stream(b"zz\r\n" + GARBAGE, _stays),
     "garbage_event": _in_stream(b"0f\r\ndata: \xff\x00{[}\r\n\r\n\r\n0\r\n\r\n", _goes_on),
+    "garbage_event_that_stays": _in_stream(b"0f\r\ndata: \xff\x00{[}\r\n\r\n\r\n", _stays),
     "truncated_chunk": _in_stream(b"50\r\ndata: {", _ends),
     "length_too_long": _stream_too_long,
     "length_too_short": _stream_too_short,

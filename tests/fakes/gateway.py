@@ -41,7 +41,7 @@ async def serving(document: dict[str, Any], *, settled: bool = True, **environ: 
     """A gateway with this configuration, reached at a port of the system's choice; by default once each upstream was tried."""
     gateway = Gateway(config.parse(json.dumps(document), "test.json", environ))
     ready = asyncio.Event()
-    server = server_of(gateway, "127.0.0.1", 0, ready.set)
+    server = server_of(gateway, "127.0.0.1", 0, lambda port: ready.set())
     task = asyncio.create_task(server.serve())
     try:
         async with asyncio.timeout(30):

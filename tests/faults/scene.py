@@ -121,11 +121,12 @@ def text_of(message: Message) -> str:
     return str(message["result"]["content"][0]["text"])
 
 
-def expect_clear_error(message: Message) -> None:
-    """The call failed, and the client is told what happened at which upstream."""
+def expect_clear_error(message: Message, said: str = "") -> None:
+    """The call failed, and the client is told what happened at which upstream: among others, `said`."""
     error = message.get("error")
     assert error is not None, message
     assert "'up'" in error["message"]
+    assert said in error["message"]
     assert len(error["message"]) > len("upstream 'up': ") + 10, "it says what happened"
     assert error["data"]["upstream"] == "up"
     assert "Traceback" not in error["message"]

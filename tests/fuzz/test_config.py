@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mcpgateway import config
-from mcpgateway.config.values import GatewayConfig, ServerConfig
+from mcpgateway.config.servers import _Entry
+from mcpgateway.config.values import GatewayConfig, JwtConfig, LimitsConfig, OAuthConfig, PoolConfig, TlsConfig
 from mcpgateway.errors import ConfigError
 from tests.fuzz.profile import fuzzed
 from tests.fuzz.spoiling import spoiled
@@ -42,7 +43,15 @@ DOCUMENTS = [
             },
             "gateway": {
                 "auth": {"jwt": {"issuer": "https://i", "audience": "https://g", "jwks_url": "https://i/k"}},
-                "access": [{"principals": ["a"], "servers": ["up"], "tools": ["*"]}],
+                "access": [
+                    {
+                        "principals": ["a"],
+                        "servers": ["up"],
+                        "tools": [
+                            "*",
+                        ],
+                    }
+                ],
                 "limits": {"body_bytes": 4096},
                 "public_url": "https://g",
                 "allowed_hosts": ["g:1"],
@@ -59,32 +68,62 @@ TOKENS = [
 ]
 ENVIRON = {"KEY": "secret", "TZ": "", "KEY2": "\0\r\n"}
 
-LEAVES = (
-    st.none()
-    | st.booleans()
-    | st.integers(-(10**20), 10**20)
-    | st.floats()
-    | st.text(max_size=12)
-    | st.sampled_from(
-        ["${KEY}", "${", "${NO}", "~nobody", "a\0b", "http://[", "http://a", "https://a?b", "sha256:" + "0" * 64, "\ud800", "*"]
-    )
+ODD = st.sampled_from(
+    [
+        *(
+            "a / http * ${ ${KEY} ${NO} ~nosuchuser/x a\0b \ud800 http://[ http://a https://a?b https://a:99999 header:X".split(
+                " "
+            )
+        ),
+        *("127.0.0.1 [::1]:99 sha256: token_exchange single_use principal:1".split(" ")),
+        "sha256:" + "0" * 64,
+        "x" * 5000,
+        "a\r\nb: c",
+    ]
 )
-THEIRS = "jwt tokens hash issuer audience jwks_url key_file ca cert key token_url client_secret headers alice tenant:x".split()
-KEYS = st.sampled_from([*ServerConfig.__struct_fields__, *GatewayConfig.__struct_fields__, *THEIRS]) | st.text(max_size=5)
+PLAIN = st.none() | st.booleans() | st.integers(-(10**20), 10**20) | st.floats() | st.text(max_size=12)
+LEAVES = ODD | PLAIN
 
 
-def values(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    return st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=5)
+def up(**keys: Any) -> dict[str, Any]:
+    """A file with one server that has these keys beside its URL."""
+    return {"mcpServers": {"up": {"url": "http://127.0.0.1:9/mcp", **keys}}}
 
 
-VALUES = st.recursive(LEAVES, values, max_leaves=12)
-FILES = st.fixed_dictionaries(
+def section(*keys: str) -> st.SearchStrategy[Any]:
+    """An object with some of these keys, and sometimes with none of them."""
+    return st.dictionaries(st.sampled_from(keys), VALUES, max_size=len(keys)) | VALUES
+
+
+VALUES = LEAVES | st.lists(LEAVES, max_size=3) | st.dictionaries(st.text(max_size=4), LEAVES, max_size=3)
+CALLERS = st.dictionaries(st.sampled_from(["alice", "tenant:acme", "tenant:", ""]), section("headers"), max_size=3)
+SERVERS = st.fixed_dictionaries(
     {},
     optional={
-        "mcpServers": st.dictionaries(st.text(max_size=8), st.dictionaries(KEYS, VALUES, max_size=8), max_size=3) | VALUES,
-        "servers": VALUES,
-        "gateway": st.dictionaries(st.sampled_from(GatewayConfig.__struct_fields__), VALUES) | VALUES,
+        **dict.fromkeys(_Entry.__struct_fields__, VALUES),
+        "credentials": CALLERS,
+        "tls": section(*TlsConfig.__struct_fields__),
+        "oauth": section(*OAuthConfig.__struct_fields__),
     },
+)
+RULES = st.lists(section("principals", "tenants", "groups", "issuers", "servers", "tools", "prompts"), max_size=2)
+AUTH = st.fixed_dictionaries(
+    {}, optional={"tokens": CALLERS | section("alice", "bob"), "jwt": section(*JwtConfig.__struct_fields__)}
+)
+GATEWAYS = st.fixed_dictionaries(
+    {},
+    optional={
+        **dict.fromkeys(GatewayConfig.__struct_fields__, VALUES),
+        "session_pool": section(*PoolConfig.__struct_fields__),
+        "limits": section(*LimitsConfig.__struct_fields__),
+        "auth": AUTH,
+        "access": RULES,
+        "public_url": st.just("https://gateway.example") | VALUES,
+    },
+)
+FILES = st.fixed_dictionaries(
+    {"mcpServers": st.dictionaries(st.sampled_from(["up", "u p", ""]) | st.text(max_size=4), SERVERS | VALUES, max_size=2)},
+    optional={"servers": VALUES, "gateway": GATEWAYS | VALUES},
 )
 
 
@@ -107,5 +146,11 @@ def test_a_spoiled_configuration_is_read_or_refused(text: bytes) -> None:
 
 @fuzzed(600)
 @given(FILES)
+@example(up(args="\U00010000"))
+@example(up(headers={"X-\U00010000": "\U00010000"}))
+@example(up(credentials_file="a\0b"))
+@example(up(credentials_file="~nosuchuser/x"))
+@example(up(tls={"ca": "a\0b"}))
+@example(up(tls={"cert": "~nosuchuser/x", "key": "~nosuchuser/x"}))
 def test_a_configuration_of_all_kinds_of_values_is_read_or_refused(document: dict[str, Any]) -> None:
     expect_a_configuration_or_its_faults(json.dumps(document))

@@ -95,9 +95,8 @@ class Conversation:
 
     async def open(self) -> bool:
         """Begin a session. False if that failed for a known reason."""
-        capabilities = {"sampling": {}} | ({"roots": {}} if self._number % 2 else {})
         info = {"name": self.name, "version": "1"}
-        params = {"protocolVersion": "2025-06-18", "capabilities": capabilities, "clientInfo": info}
+        params = {"protocolVersion": "2025-06-18", "capabilities": {"sampling": {}}, "clientInfo": info}
         marks = self._marks()
         answer = await self._post({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params})
         response = (await answer.read())[-1]
@@ -383,7 +382,7 @@ class Conversation:
         return {name: self._mark(self.upstreams[name]) for name in names}
 
     def _mark(self, upstream: SoakUpstream) -> Marks:
-        refusals = upstream.refusals[self.principal.key]
+        refusals = upstream.refusals[self.principal.name]
         now = asyncio.get_running_loop().time()
         last = self._last.get(upstream.name)
         bare = last is None or upstream.sessions[last[0]].given_up
@@ -403,8 +402,8 @@ class Conversation:
 
     def _has_reason(self, code: int, kind: str, upstream: SoakUpstream, mark: Marks) -> bool:
         lag = 0.0 if upstream.per_conversation else LAG_SECONDS
-        refused_at = upstream.refused_at.get(self.principal.key, float("-inf"))
-        refused = upstream.refusals[self.principal.key] > mark.refusals or refused_at > mark.began_at - lag
+        refused_at = upstream.refused_at.get(self.principal.name, float("-inf"))
+        refused = upstream.refusals[self.principal.name] > mark.refusals or refused_at > mark.began_at - lag
         troubled = mark.down or upstream.restarts > mark.restarts or upstream.troubled_at > mark.began_at - lag
         match kind:
             case "AuthRefused":

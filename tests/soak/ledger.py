@@ -13,6 +13,8 @@ SHOWN = 10
 class Ledger:
     """One soak's figures and findings."""
 
+    seconds: float = 0.0
+    """How long the storm lasted."""
     calls: int = 0
     cancels: int = 0
     disconnects: int = 0
@@ -43,11 +45,11 @@ class Ledger:
         """Whether a session that answered `owner` never answered anybody else."""
         return self.owners.setdefault((upstream, session), owner) == owner
 
-    def line(self, seconds: float) -> str:
+    def line(self) -> str:
         """All figures in one line."""
         figures: dict[str, object] = {
             "calls": self.calls,
-            "calls/s": round(self.calls / seconds),
+            "calls/s": round(self.calls / self.seconds),
             "cancels": self.cancels,
             "disconnects": self.disconnects,
             "deletes": self.deletes,

@@ -7,8 +7,8 @@ import logging
 import os
 import random
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -26,7 +26,10 @@ SETTLE_SECONDS = 30.0
 SHUT_OUT_SECONDS = 0.2
 """How long a client waits that met an open circuit breaker."""
 BURST = 4
+REVOKED_REQUESTS = 4
 DESCRIPTORS = "/dev/fd"
+AT_REST = ("leased", "opening", "closing", "waiting")
+"""Figures of the pool that are 0 when nobody calls."""
 GAUGES = ("pool_key_count", "open", "idle", "leased", "opening", "closing", "waiting")
 
 
@@ -50,7 +53,7 @@ class _Operation:
     """Something a client does, how often among all that it does, and whether it needs a server with sessions."""
 
     weight: int
-    run: Callable[[Conversation, str], Awaitable[None]]
+    run: Callable[[Conversation, str], Coroutine[Any, Any, None]]
     stateful: bool = False
 
 
@@ -103,51 +106,54 @@ class Storm:
 
     async def run(self) -> None:
         """The storm, and the calm after it. What was found is in the ledger."""
-        self._ends_at = asyncio.get_running_loop().time() + (self._plan.seconds or 0.0)
+        began_at = asyncio.get_running_loop().time()
+        self._ends_at = began_at + (self._plan.seconds or 0.0)
         for upstream in self._upstreams.values():
             upstream.refusal_chance = self._plan.refusal_chance
         async with asyncio.TaskGroup() as group:
             for conversation in self._conversations:
                 group.create_task(self._live(conversation))
+        self._ledger.seconds = asyncio.get_running_loop().time() - began_at
         for upstream in self._upstreams.values():
             upstream.refusal_chance = 0.0
+            upstream.revoked.clear()
         async with asyncio.TaskGroup() as group:
             for conversation in self._conversations:
-                group.create_task(self._bounded(self._settle(conversation), conversation))
+                group.create_task(self._bounded(self._settle(conversation), conversation, "settling"))
         self._ledger.refusals = sum(upstream.refusals.total() for upstream in self._upstreams.values())
         await self._go()
 
     # The storm.
 
     async def _live(self, conversation: Conversation) -> None:
-        await self._bounded(self._open(conversation), conversation)
+        await self._bounded(self._open(conversation), conversation, "opening")
         done = 0
         while self._goes_on(done):
             done += 1
             self._steps += 1
             if self._steps % self._plan.trouble_every == 0:
                 await next(self._troubles)()
-            await self._bounded(self._step(conversation), conversation)
+            await self._step(conversation)
 
     def _goes_on(self, done: int) -> bool:
         if self._plan.steps is not None:
             return done < self._plan.steps
         return asyncio.get_running_loop().time() < self._ends_at
 
-    async def _bounded(self, work: Awaitable[None], conversation: Conversation) -> None:
+    async def _bounded(self, work: Awaitable[None], conversation: Conversation, what: str) -> None:
         try:
             async with asyncio.timeout(OPERATION_SECONDS):
                 await work
         except TimeoutError:
-            self._ledger.unexpected.append(f"{conversation.name}: {work!r} hangs")
+            self._ledger.unexpected.append(f"{conversation.name}: {what} hangs")
         except GONE as error:
-            self._ledger.unexpected.append(f"{conversation.name}: the gateway broke off: {error!r}")
+            self._ledger.unexpected.append(f"{conversation.name}: {what}: the gateway broke off: {error!r}")
 
     async def _step(self, conversation: Conversation) -> None:
         name = self._dice.choice([*conversation.upstreams])
         possible = [each for each in self._operations if self._upstreams[name].stateful or not each.stateful]
         (operation,) = self._dice.choices(possible, [each.weight for each in possible])
-        await operation.run(conversation, name)
+        await self._bounded(operation.run(conversation, name), conversation, f"{operation.run.__name__} at {name}")
         if conversation.shut_out:
             conversation.shut_out = False
             await asyncio.sleep(SHUT_OUT_SECONDS)
@@ -155,11 +161,18 @@ class Storm:
     def _all_troubles(self) -> Iterator[Callable[[], Awaitable[None]]]:
         while True:
             for upstream in self._upstreams.values():
+                yield lambda upstream=upstream: self._revoke(upstream)
                 if upstream.stateful:
                     yield lambda upstream=upstream: self._forget(upstream, "404")
                 yield lambda upstream=upstream: self._restart(upstream)
                 if upstream.stateful:
                     yield lambda upstream=upstream: self._forget(upstream, "400")
+
+    async def _revoke(self, upstream: SoakUpstream) -> None:
+        """Refuse every second team for a while: the others must not feel it."""
+        for index, principal in enumerate(self._principals):
+            if index % 4 < 2:
+                upstream.revoked[principal.name] = REVOKED_REQUESTS
 
     async def _restart(self, upstream: SoakUpstream) -> None:
         if not upstream.down:
@@ -262,8 +275,8 @@ class Storm:
         conversation.unsure_of(name)
         message, _ = conversation.call_message(name, "ask")
         answer = await conversation.start(message)
-        async for _ in answer.messages():
-            break
+        async with aclosing(answer.messages()) as messages:
+            await anext(messages)
         answer.leave()
 
     async def _listen(self, conversation: Conversation, name: str) -> None:
@@ -325,39 +338,23 @@ class Storm:
         vanished = self._conversations[::4]
         for conversation in self._conversations:
             if conversation not in vanished:
-                await self._bounded(conversation.end(), conversation)
+                await self._bounded(conversation.end(), conversation, "ending")
             await conversation.listen_no_more()
         for principal in self._principals:
             await principal.wire.aclose()
-        await self._see_them_gone({conversation.name for conversation in vanished})
+        names = {conversation.name for conversation in vanished}
+        await self._in_the_end(lambda: self._left_behind(names))
 
-    async def _see_them_gone(self, vanished: set[str]) -> None:
+    def _left_behind(self, vanished: set[str]) -> list[str]:
+        """What is still there of those who have left. Those who vanished may have their sessions, but nobody listens."""
         names = {conversation.name for conversation in self._conversations} - vanished
-        await self._in_the_end(
-            lambda: [
-                repr(session)
-                for upstream in self._upstreams.values()
-                if upstream.per_conversation
-                for session in upstream.open_sessions
-                if session.opener in names
-            ]
-        )
-        await self._in_the_end(
-            lambda: (
-                [f"{len(self._gateway.gateway.sessions)} client sessions"]
-                if len(self._gateway.gateway.sessions) != len(vanished)
-                else []
-            )
-        )
-        await self._in_the_end(self._busy_figures)
-
-    def _busy_figures(self) -> list[str]:
+        sessions = [session for upstream in self._upstreams.values() for session in upstream.open_sessions]
+        left = [f"{session.id} of {session.opener}" for session in sessions if session.opener in names and session.bound]
+        left += [f"a listener to {session.id}" for session in sessions if session.listeners and "." in session.opener]
+        if (number := len(self._gateway.gateway.sessions)) != len(vanished):
+            left.append(f"{number} client sessions instead of {len(vanished)}")
         figures = self._gateway.gateway.pool.get_metrics()
-        return [
-            f"the pool still says {name} {figures[name]}"
-            for name in ("leased", "opening", "closing", "waiting")
-            if figures[name]
-        ]
+        return left + [f"the pool still says {name} {figures[name]}" for name in AT_REST if figures[name]]
 
     async def _in_the_end(self, left: Callable[[], list[str]]) -> None:
         """What is `left` goes away by itself; what does not is a leak."""

@@ -1,4 +1,4 @@
-"""A server that watches who uses it: every session belongs to the credential that opened it, and every answer says both.
+"""A server that watches who uses it: every session belongs to whoever opened it, and every answer says whose it is.
 
 It can be told to restart, to forget its sessions and to refuse credentials. In what it sends, a *tag* says on whose behalf:
 the session, the credential, the conversation and the number of the call.
@@ -23,7 +23,7 @@ Tag = dict[str, Any]
 REMEMBERED_CALLS = 100_000
 STREAM = {"content-type": "text/event-stream", "transfer-encoding": "chunked"}
 TOOLS = ("count", "steps", "ask", "push", "hold")
-SINGLE = ("count", "push")
+SINGLE = ("count", "push", "hold")
 """Tools that are not declared safe to repeat: no call of theirs may run twice."""
 
 
@@ -35,6 +35,8 @@ class Session:
     credential: str
     opener: str
     """What the client that opened it called itself."""
+    bound: bool
+    """Whether it is that conversation's alone, rather than all its principal's."""
     count: int = 0
     ended: str = ""
     """'deleted' or 'lost' once it is over."""
@@ -114,8 +116,10 @@ class SoakUpstream:
         self.sessions: dict[str, Session] = {}
         self.holds: dict[str, Hold] = {}
         self.refusal_chance = 0.0
+        self.revoked: Counter[str] = Counter()
+        """How many more requests of each principal are refused, whatever the dice say."""
         self.refusals: Counter[str] = Counter()
-        """How often each credential was refused."""
+        """How often each principal was refused."""
         self.restarts = 0
         """Grows when a restart begins and again when it is over."""
         self.losses = 0
@@ -124,7 +128,7 @@ class SoakUpstream:
         self.troubled_at = -math.inf
         """When, by the loop's clock, its last restart or loss was over."""
         self.refused_at: dict[str, float] = {}
-        """When each credential was refused last."""
+        """When each principal was refused last."""
         self.port = 0
         self._crossings = crossings
         self._dice = dice
@@ -242,7 +246,7 @@ class SoakUpstream:
         session = self.sessions.get(request.session or "")
         if session is not None:
             self._check_credential(request, session)
-        if self._refuses(request, method, session):
+        if self._refuses(message, session):
             await reply(writer, 401, b"", {"www-authenticate": "Bearer"})
         elif self.stateful and method != "initialize" and (session is None or session.ended):
             await reply(writer, int(self._lost_as), lost(message.get("id"), self._lost_as))
@@ -264,13 +268,14 @@ class SoakUpstream:
         if (shown := credential_of(request)) != session.credential:
             self._crossings.append(f"{self.name}: {shown!r} was shown in session {session.id} of {session.credential!r}")
 
-    def _refuses(self, request: Request, method: str | None, session: Session | None) -> bool:
+    def _refuses(self, message: Message, session: Session | None) -> bool:
         """Whether the credential is refused this time. The gateway's own, which is none, never is."""
-        credential = credential_of(request)
-        if method not in ("tools/call", "initialize") or not credential or self._dice.random() >= self.refusal_chance:
+        principal = principal_of(caller_of(message))
+        if not principal or not (self._dice.random() < self.refusal_chance or self.revoked[principal] > 0):
             return False
-        self.refusals[credential] += 1
-        self.refused_at[credential] = asyncio.get_running_loop().time()
+        self.revoked[principal] -= 1
+        self.refusals[principal] += 1
+        self.refused_at[principal] = asyncio.get_running_loop().time()
         if session is not None:
             session.refused = True
         return True
@@ -301,7 +306,9 @@ class SoakUpstream:
 
     def _open(self, request: Request, params: Message) -> Session:
         self._minted += 1
-        session = Session(f"{self.name}-{self._minted}", credential_of(request), params["clientInfo"]["name"])
+        session = Session(
+            f"{self.name}-{self._minted}", credential_of(request), params["clientInfo"]["name"], self.per_conversation
+        )
         self.sessions[session.id] = session
         return session
 
@@ -457,14 +464,27 @@ def credential_of(request: Request) -> str:
     return request.headers.get("x-api-key", "")
 
 
+def caller_of(message: Message) -> str:
+    """The conversation whose call this is, or for which a session is opened; '' for what the gateway does for itself."""
+    params = message.get("params", {})
+    match message.get("method"):
+        case "initialize":
+            name: str = params["clientInfo"]["name"]
+            return name if "." in name else ""
+        case "tools/call":
+            caller: str = params["arguments"]["conversation"]
+            return caller
+    return ""
+
+
 def principal_of(conversation: str) -> str:
     """Conversations are named after their principal: 'p7.1.0' is one of 'p7'."""
     return conversation.partition(".")[0]
 
 
 def key_of(conversation: str) -> str:
-    """The credential that calls of a conversation, or of a principal, must be made with."""
-    return f"key-of-{principal_of(conversation)}"
+    """The credential that calls of a conversation, or of a principal, must be made with. Every two principals share one."""
+    return f"key-of-team-{int(principal_of(conversation).removeprefix('p')) // 2}"
 
 
 def _remember(calls: dict[str, None], call: str) -> None:

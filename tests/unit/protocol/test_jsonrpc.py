@@ -158,6 +158,13 @@ def test_depth_is_counted_outside_strings_alone(value: Any, limit: int, spaced: 
     assert too_deep(raw_of(value, spaced), limit) == (depth_of(value) > limit)
 
 
+def test_a_string_without_end_is_one_string_however_many_quotes_are_in_it() -> None:
+    """Were it not, each escaped quote would begin a search to the end of the body: hours for one body of the largest size."""
+    assert not too_deep(b'"' + b"[" * 100, 10)
+    assert not too_deep(b'"' + b'\\"' * 2_000_000 + b"[" * 100, 10)
+    assert too_deep(b"[" * 11 + b'"', 10)
+
+
 def test_batches_are_split_and_not_decoded() -> None:
     assert decode_batch(b'[{"id":1}, {"big":123456789012345678901234567890}]') == [
         b'{"id":1}',

@@ -70,6 +70,7 @@ def ends_in_a_bare_return(stream: bytes) -> bool:
 @example(b"data: a\r\n\r\n", [8, 9, 10])
 @example(b"data: a\r\rdata: b\n\n", [8])
 @example(b"\xef\xbb\xbfdata: a\n\n", [1, 2, 3])
+@example(b"\xef\xbb\xbf\ndata\n\n", [1])
 def test_a_stream_gives_the_same_events_however_it_is_cut(stream: bytes, cuts: list[int]) -> None:
     if ends_in_a_bare_return(stream):
         stream += b": end\n"
@@ -128,6 +129,13 @@ def test_an_event_without_end_is_refused_at_the_limit(piece: bytes) -> None:
     assert len(decoder._buffer) <= 10_000 + len(piece)
 
 
+def test_empty_lines_of_data_count_too() -> None:
+    decoder = Decoder(max_event_bytes=10_000)
+    with pytest.raises(EventTooLarge):
+        for _ in range(200):
+            decoder.feed(b"data:\n" * 100)
+
+
 def test_many_events_are_not_one_large_one() -> None:
     decoder = Decoder(max_event_bytes=100)
     assert sum(len(decoder.feed(b"data: " + b"x" * 50 + b"\n\n")) for _ in range(100)) == 100
@@ -145,22 +153,23 @@ class Counting(bytearray):
         return found
 
 
-@pytest.mark.parametrize("line_end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])
 def test_a_large_event_is_searched_once_however_many_pieces_it_comes_in(line_end: bytes) -> None:
     """Counted, not timed: a decoder that begins each search anew would look at 1 MiB in 64 KiB pieces eight times over."""
     decoder = Decoder()
     decoder._buffer = buffer = Counting()
-    stream = b"data: " + b"x" * MIB + line_end * 2
+    stream = b"data: " + b"x" * MIB + line_end * 2 + b": end\n"
     events = [event for begin in range(0, len(stream), 65536) for event in decoder.feed(stream[begin : begin + 65536])]
     assert [len(event.data) for event in events] == [MIB]
     # Once for each of the two characters that can end a line.
     assert buffer.searched <= 2.1 * len(stream)
 
 
-def test_many_small_lines_are_searched_once() -> None:
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])
+def test_many_small_lines_are_searched_once(line_end: bytes) -> None:
     decoder = Decoder()
     decoder._buffer = buffer = Counting()
-    stream = b"data: 1\n\n" * 10_000
+    stream = (b"data: 1" + line_end * 2) * 10_000 + b": end\n"
     assert len(decoder.feed(stream)) == 10_000
     assert buffer.searched <= 2.1 * len(stream)
 

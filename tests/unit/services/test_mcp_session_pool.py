@@ -37,6 +37,7 @@ from mcpgateway.pool.session import Lease, PooledSession, TransportType
 from mcpgateway.runtime import Sweep
 from mcpgateway.services import closing, mcp_session_pool
 from mcpgateway.services.closing import CLOSE_SECONDS, CLOSES_AT_ONCE, FINISH_SECONDS
+from mcpgateway.services.leasing import Want
 from mcpgateway.services.mcp_session_pool import (
     REAP_SECONDS,
     MCPSessionPool,
@@ -661,6 +662,27 @@ async def test_p8_the_end_of_the_pool_while_all_openings_hang_does_not_begin_new
     assert all([await _is_closed(caller) for caller in callers])
 
 
+async def test_p8_an_opening_that_cannot_be_called_off_is_closed_as_soon_as_it_is_there(world: World) -> None:
+    landing = asyncio.Event()
+
+    async def open() -> PooledSession:
+        try:
+            await landing.wait()
+        except asyncio.CancelledError:
+            await landing.wait()
+        return await world.upstream.opens(key_of())()
+
+    caller = asyncio.create_task(world.pool.lease(Want(key_of(), TERMS, open)))
+    await until(lambda: world.figure("opening") == 1)
+    await quiet()
+    ending = asyncio.create_task(world.pool.close_all())
+    await quiet()
+    assert await _is_closed(caller)
+    landing.set()
+    await ending
+    assert world.upstream.openings == 1 and world.figure("open") == 0
+
+
 async def test_p8_a_lease_granted_as_the_pool_ends_is_not_of_a_closed_session(world: World) -> None:
     lease, *_ = await world.leases(3)
     caller = world.caller()
@@ -1161,6 +1183,18 @@ async def test_spares_are_not_opened_again_without_a_call(world: World) -> None:
     world.pool.give_back(lease)
     await quiet()
     assert (world.upstream.openings, world.figure("open")) == (3, 0)
+
+
+@pytest.mark.parametrize("whole_upstream", [True, False])
+async def test_p9_spares_are_not_opened_in_the_way_of_a_configuration_that_is_over(world: World, whole_upstream: bool) -> None:
+    lease = await world.lease(terms=SINGLE._replace(spares=1))
+    if whole_upstream:
+        world.pool.drain("crm")
+    else:
+        world.pool.end([key_of()])
+    world.pool.give_back(lease)
+    await quiet()
+    assert (world.upstream.openings, world.figure("open")) == (1, 0)
 
 
 async def test_spares_make_room_for_nobody_and_wait_for_none(small: World) -> None:

@@ -70,6 +70,8 @@ BODIES = {
     "string": b'"ok"',
     "another id": b'{"jsonrpc":"2.0","id":99,"result":{}}',
     "no result": b'{"jsonrpc":"2.0","id":1}',
+    "null result": b'{"jsonrpc":"2.0","id":1,"result":null}',
+    "text result": b'{"jsonrpc":"2.0","id":1,"result":"ok"}',
     "null error": b'{"jsonrpc":"2.0","id":1,"error":null}',
     "cut": b'{"jsonrpc":"2.0","id":1,"result":{',
     "not UTF-8": b'{"jsonrpc":"2.0","id":1,"result":{"a":"\xff"}}',
@@ -80,8 +82,6 @@ STATUSES = (200, 202, 204, 301, 302, 307, 308, 400, 403, 401, 404, 405, 406, 429
 @pytest.mark.parametrize("body", BODIES)
 @pytest.mark.parametrize("status", STATUSES)
 async def test_u9_a_status_and_a_body_that_are_no_answer_are_a_clear_error(status: int, body: str) -> None:
-    if (status, body) == (200, "null error"):
-        pytest.skip("see test_u9_an_error_that_is_null_is_no_answer")
     session = await opened(FakeHttp(answering(status, BODIES[body], {"Location": "http://evil.test/"})))
     with pytest.raises(UpstreamError) as caught:
         await session.request(tool_call("echo"), Ear())
