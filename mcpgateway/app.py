@@ -79,7 +79,7 @@ class Gateway:
     def _make_pool(self) -> SessionPool:
         settings = self.config.gateway.session_pool
         if not settings.enabled:
-            return NullPool()
+            return NullPool(self.sweep)
         return MCPSessionPool(
             settings.max_sessions_per_key,
             settings.session_ttl_seconds,

@@ -87,7 +87,7 @@ class Figures(Collector):
         return calls, errors, times, up
 
     def _of_pool(self) -> Iterable[Metric]:
-        gauges = {"pool_key_count", "open", "idle", "leased", "opening", "waiting"}
+        gauges = {"pool_key_count", "open", "idle", "leased", "opening", "closing", "waiting"}
         for name, value in self.pool().items():
             if name in gauges:
                 yield GaugeMetricFamily(f"mcpgateway_pool_{name}", f"Upstream sessions in the pool: {name}", value)

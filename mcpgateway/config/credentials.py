@@ -75,6 +75,8 @@ def _load(file: str, place: Place, source: Source) -> Any:
         source.problem(place, f"{path}: not UTF-8 at byte {error.start}")
     except OSError as error:
         source.problem(place, f"{path}: cannot be read: {error.strerror}")
+    except ValueError:  # a null byte in its name
+        source.problem(place, "no name that a file can have")
     except ConfigError as error:
         source.problem(place, str(error))
     else:

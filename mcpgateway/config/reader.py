@@ -46,7 +46,11 @@ class Source:
 
     def beside(self, path: str) -> Path:
         """Where the file lies that is named `path` here: a relative one begins at the configuration file's folder."""
-        return Path(self._path).parent / Path(path).expanduser()
+        try:
+            named = Path(path).expanduser()
+        except RuntimeError:  # the home of a user that there is none of
+            named = Path(path)
+        return Path(self._path).parent / named
 
     def problem(self, place: Place, text: str, line: int | None = None) -> None:
         """Note that something is wrong at `place`."""

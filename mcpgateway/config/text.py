@@ -59,7 +59,17 @@ def _decode(text: str, path: str) -> dict[str, Any]:
         raise ConfigError(f"{path}: nested too deeply") from error
     if not isinstance(data, dict):
         raise ConfigError(f'{path}: expected an object, {{"mcpServers": …}}')
-    return data
+    joined: dict[str, Any] = _joined(data)
+    return joined
+
+
+def _joined(value: Any) -> Any:
+    """`value` with the halves of characters put together that the parser leaves apart, and without what stays half."""
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, dict):
+        return {_joined(key): _joined(item) for key, item in value.items()}
+    return [_joined(item) for item in value] if isinstance(value, list) else value
 
 
 def _readable(complaint: str) -> str:
@@ -87,4 +97,4 @@ def _keys(text: str) -> Iterator[tuple[Place, int]]:
 
 
 def _key(token: str) -> str:
-    return str(json5.loads(token)) if token[0] in "\"'" else token
+    return str(_joined(json5.loads(token))) if token[0] in "\"'" else token

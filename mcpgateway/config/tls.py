@@ -52,7 +52,7 @@ def client_context(settings: TlsConfig | None) -> ssl.SSLContext:
     settings = settings or TlsConfig()
     try:
         context = ssl.create_default_context(cafile=settings.ca or None)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"ca: {settings.ca}: {_reason(error)}; expected certificates in PEM form") from error
     if settings.cert:
         try:

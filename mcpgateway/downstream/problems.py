@@ -8,7 +8,7 @@ from __future__ import annotations
 from math import ceil
 from typing import NamedTuple
 
-from mcpgateway import errors
+from mcpgateway import errors, logs
 from mcpgateway.errors import ClientError, GatewayError, RpcError
 from mcpgateway.protocol import jsonrpc
 
@@ -69,6 +69,8 @@ def rpc_error(error: GatewayError) -> RpcError:
         return error
     if isinstance(error, ClientError):
         return RpcError.of(error.code, str(error), error.data)
+    # What a server says of its trouble may repeat what it was shown.
+    text = logs.redacted(str(error))
     if isinstance(error, errors.UpstreamError):
-        return RpcError.of(INTERNAL, str(error), {"kind": type(error).__name__, "upstream": error.upstream})
-    return RpcError.of(INTERNAL, str(error), {"kind": type(error).__name__})
+        return RpcError.of(INTERNAL, text, {"kind": type(error).__name__, "upstream": error.upstream})
+    return RpcError.of(INTERNAL, text, {"kind": type(error).__name__})

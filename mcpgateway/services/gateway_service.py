@@ -10,7 +10,7 @@ import logging
 import random
 from collections.abc import Callable
 
-from mcpgateway import runtime
+from mcpgateway import logs, runtime
 from mcpgateway.errors import (
     AuthRefused,
     CircuitOpen,
@@ -198,6 +198,7 @@ class _Watch:
             self._set(State.UNREACHABLE, str(error))
 
     def _set(self, state: State, reason: str) -> None:
+        reason = logs.redacted(reason)  # what a server says of its trouble may repeat what it was shown
         if (state, reason) == (self.upstream.state, self.upstream.reason):
             return
         if state is not self.upstream.state:

@@ -392,7 +392,7 @@ class Origin:
 
     async def send(self, method: bytes, path: bytes, headers: HeaderBlock, body: bytes, timeout_seconds: float) -> Exchange:
         """Send a request; see `HttpClient.send`."""
-        connection = self._reusable() or await self._connect()
+        connection = self._reusable() or await self._connect(min(timeout_seconds, self._connect_seconds))
         exchange = Exchange(connection, self.name, timeout_seconds, self._sweep)
         self._sweep.watch(exchange)
         line = b"%b %b HTTP/1.1\r\n" % (method, path)
@@ -413,10 +413,10 @@ class Origin:
             connection.abort()
         return None
 
-    async def _connect(self) -> Connection:
+    async def _connect(self, seconds: float) -> Connection:
         connection = Connection(self)
         try:
-            await self._connect_as(connection)
+            await self._connect_as(connection, seconds)
         except BaseException:
             # uvloop closes a transport whose making is cancelled without a word to its protocol.
             connection.abort()
@@ -424,15 +424,13 @@ class Origin:
             raise
         return connection
 
-    async def _connect_as(self, connection: Connection) -> None:
+    async def _connect_as(self, connection: Connection, seconds: float) -> None:
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(self._connect_seconds):
+            async with asyncio.timeout(seconds):
                 await loop.create_connection(lambda: connection, self._host, self._port, ssl=self._tls)
         except TimeoutError as error:
-            raise ConnectFailed(
-                self.name, f"no connection within {self._connect_seconds:g} s; is it up and reachable?"
-            ) from error
+            raise ConnectFailed(self.name, f"no connection within {seconds:g} s; is it up and reachable?") from error
         except ssl.SSLError as error:
             raise ConnectFailed(self.name, f"the TLS handshake failed: {error.reason or error}") from error
         except OSError as error:

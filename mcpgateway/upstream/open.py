@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from mcpgateway.config.values import TlsConfig
-from mcpgateway.errors import ConfigError, ConnectFailed, GatewayError, HttpRefused, RpcError, UpstreamError
+from mcpgateway.errors import ConfigError, ConnectFailed, GatewayError, HttpRefused, RpcError, UpstreamError, UpstreamTimeout
 from mcpgateway.pool.session import TransportType
 from mcpgateway.protocol import revisions
 from mcpgateway.protocol.call import Call, HeaderBlock, NoChannel
@@ -18,7 +18,7 @@ from mcpgateway.upstream.base import GATEWAY_INFO, Hello, Target, UpstreamSessio
 from mcpgateway.upstream.connection import Origin
 from mcpgateway.upstream.era import explain_refusal, may_be_sse, may_have_changed
 from mcpgateway.upstream.foreign import ForeignClient
-from mcpgateway.upstream.http import HttpClient
+from mcpgateway.upstream.http import HttpClient, path_of
 from mcpgateway.upstream.sse import open_sse
 from mcpgateway.upstream.stdio import open_stdio
 from mcpgateway.upstream.streamable_http import open_streamable_http
@@ -27,6 +27,7 @@ from mcpgateway.upstream.tls import TlsContexts
 OPEN_SECONDS = 30.0
 FETCH_SECONDS = 10.0
 FETCH_BYTES = 1024 * 1024
+ACCEPT_JSON = b"Accept: application/json\r\n"
 Context = AbstractAsyncContextManager[Any, Any]
 
 
@@ -66,10 +67,11 @@ class Opener:
 
     async def fetch(self, name: str, url: str) -> bytes:
         """What a GET of `url` gives. Redirects are not followed. Raises UpstreamError."""
-        parts = urlsplit(url)
-        path = ((parts.path or "/") + ("?" + parts.query if parts.query else "")).encode("ascii", "ignore")
-        async with asyncio.timeout(FETCH_SECONDS):
-            response = await self.http(name, url).send(b"GET", path, b"Accept: application/json\r\n", b"", FETCH_SECONDS)
+        try:
+            async with asyncio.timeout(FETCH_SECONDS):
+                response = await self.http(name, url).send(b"GET", path_of(url), ACCEPT_JSON, b"", FETCH_SECONDS)
+        except TimeoutError as error:
+            raise UpstreamTimeout(name, f"no answer within {FETCH_SECONDS:g} s") from error
         if response.streaming:
             response.close()
         if response.status != 200 or response.streaming or len(response.body) > FETCH_BYTES:

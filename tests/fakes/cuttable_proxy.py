@@ -193,6 +193,17 @@ ANSWERS: dict[str, Fault] = {
 """What may happen instead of an answer, at 'initialize', 'call' and 'close'."""
 
 
+async def _answers_that_lag(line: Line, answer: Answer) -> bool:
+    await line.say(answer.bytes)
+    await read_request(line.reader)
+    await line.say(answer.bytes)
+    return False
+
+
+LAGGING: dict[str, Fault] = {"answers_that_lag": _answers_that_lag}
+"""A sound answer, which the next request on the connection is answered with once more."""
+
+
 def _in_stream(after: bytes, then: Callable[[Line], Awaitable[bool]]) -> Fault:
     """An event stream that begins well and goes on with `after`; `then` says what becomes of the connection."""
 
@@ -413,7 +424,7 @@ class CuttableProxy:
         asked = stage_of(request)
         if self.stage == "stream" and asked == "call":
             return STREAMS[self.fault]
-        return ANSWERS[self.fault] if self.stage == asked else None
+        return (ANSWERS | LAGGING)[self.fault] if self.stage == asked else None
 
     async def _asked(self, request: Request) -> Answer:
         """What the upstream answers."""

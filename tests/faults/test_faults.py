@@ -142,3 +142,14 @@ async def test_p14_the_death_of_one_connection_fails_no_call_on_another(proxy: C
         await proxy.heal()
         assert text_of(await slow) == "slept 200 ms"
         assert text_of(await here.call(client, "healed")) == "healed"
+
+
+async def test_c5_an_answer_to_the_call_before_is_nobodys_answer(proxy: CuttableProxy, stub: Stub) -> None:
+    async with scene(proxy, stub) as here, asyncio.timeout(20):
+        async with client_of(here, warm=True) as one, client_of(here, warm=True) as other:
+            await proxy.break_at("call", "answers_that_lag")
+            assert text_of(await here.call(one, "of the first")) == "of the first"
+            message = await here.call(other, "of the second")
+            assert "of the first" not in str(message)
+            expect_clear_error(message, "belongs to another request")
+        await expect_recovery(here)

@@ -138,13 +138,13 @@ def expect_a_configuration_or_its_faults(text: str) -> None:
         assert "secret" not in repr(read)
 
 
-@fuzzed(400)
+@fuzzed(200)
 @given(spoiled(st.sampled_from([document.encode() for document in DOCUMENTS]), TOKENS))
 def test_a_spoiled_configuration_is_read_or_refused(text: bytes) -> None:
     expect_a_configuration_or_its_faults(text.decode("utf-8", "surrogateescape"))
 
 
-@fuzzed(600)
+@fuzzed(200)
 @given(FILES)
 @example(up(args="\U00010000"))
 @example(up(headers={"X-\U00010000": "\U00010000"}))

@@ -45,7 +45,7 @@ STREAM_TOKENS = [
 ]
 
 
-@fuzzed(500)
+@fuzzed(300)
 @given(spoiled(st.sampled_from(MESSAGES), JSON_TOKENS))
 def test_a_spoiled_message_is_decoded_or_refused_with_one_of_three_errors(body: bytes) -> None:
     try:
@@ -72,7 +72,7 @@ def test_all_that_looks_into_a_spoiled_message_ends_in_our_errors(body: bytes) -
             assert str(error)
 
 
-@fuzzed(500)
+@fuzzed(300)
 @given(spoiled(st.sampled_from(STREAMS), STREAM_TOKENS), CUTS)
 def test_a_spoiled_stream_gives_the_same_events_however_it_is_cut(stream: bytes, cuts: list[int]) -> None:
     whole = [(event.type, event.data, event.id, event.retry_ms) for event in sse.Decoder().feed(stream)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import math
 from collections.abc import AsyncIterator, Mapping
 from typing import NamedTuple
 
@@ -401,10 +402,9 @@ class Conversation:
             self._unexpected(f"{method} of {upstream}: {error}")
 
     def _has_reason(self, code: int, kind: str, upstream: SoakUpstream, mark: Marks) -> bool:
-        lag = 0.0 if upstream.per_conversation else LAG_SECONDS
-        refused_at = upstream.refused_at.get(self.principal.name, float("-inf"))
-        refused = upstream.refusals[self.principal.name] > mark.refusals or refused_at > mark.began_at - lag
-        troubled = mark.down or upstream.restarts > mark.restarts or upstream.troubled_at > mark.began_at - lag
+        since = mark.began_at - (0.0 if upstream.per_conversation else LAG_SECONDS)
+        refused = upstream.refusals[self.principal.name] > mark.refusals or _at(upstream, self.principal.name) > since
+        troubled = mark.down or upstream.restarts > mark.restarts or upstream.troubled_at > since
         match kind:
             case "AuthRefused":
                 return refused
@@ -416,9 +416,14 @@ class Conversation:
                 # One loss is repaired by the gateway; it takes a second one in the same call to be heard of.
                 needed = 1 if mark.bare else 2
                 return upstream.losses >= mark.losses + needed or (troubled and not upstream.per_conversation)
-        if code == RESOURCE_NOT_FOUND:  # who owns it cannot be found out while lists cannot be had
-            return upstream.restarts > 0 or refused
+        if code == RESOURCE_NOT_FOUND:
+            # Whose it is cannot be found out while lists cannot be had, and lists belong to the credential.
+            return upstream.restarts > 0 or _at(upstream, self.principal.key) > mark.began_at - LAG_SECONDS
         return code == -32603 and not kind and upstream.losses > mark.losses  # the question died with its session
 
     def _unexpected(self, text: str) -> None:
         self._ledger.unexpected.append(f"{self.name}: {text}")
+
+
+def _at(upstream: SoakUpstream, refused: str) -> float:
+    return upstream.refused_at.get(refused, -math.inf)

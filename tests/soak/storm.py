@@ -10,6 +10,7 @@ import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
@@ -184,8 +185,7 @@ class Storm:
         upstream.forget(how)
 
     async def _open(self, conversation: Conversation) -> None:
-        while not await conversation.open():
-            await asyncio.sleep(SHUT_OUT_SECONDS)
+        await again_until(conversation.open)
 
     async def _count(self, conversation: Conversation, name: str) -> None:
         await conversation.call(name, "count")
@@ -292,8 +292,7 @@ class Storm:
             await self._end_with_a_call(conversation, name)
         else:
             await conversation.end()
-        while not await conversation.begin_again():
-            await asyncio.sleep(SHUT_OUT_SECONDS)
+        await again_until(conversation.begin_again)
 
     async def _end_with_a_call(self, conversation: Conversation, name: str) -> None:
         call = conversation.next_call()
@@ -318,20 +317,22 @@ class Storm:
     async def _settle(self, conversation: Conversation) -> None:
         """After all that trouble every server serves everybody, and what is said outside calls arrives."""
         for name, upstream in conversation.upstreams.items():
-            while await conversation.call(name, "count") is None:
-                await asyncio.sleep(SHUT_OUT_SECONDS)
+            await again_until(partial(conversation.call, name, "count"))
             if upstream.per_conversation:
                 await self._hear_news(conversation, name)
 
     async def _hear_news(self, conversation: Conversation, name: str) -> None:
-        while not await conversation.subscribe(name):
-            await asyncio.sleep(SHUT_OUT_SECONDS)
+        await again_until(partial(conversation.subscribe, name))
         await conversation.listen()
         conversation.updates.clear()
         # The gateway's own stream to the server opens a moment after the client's; then what is said aside is heard.
-        while (tag := await conversation.call(name, "push", aside=True)) is None or not tag["heard"]:
-            await asyncio.sleep(0.01)
+        await again_until(partial(self._says_news, conversation, name))
         await conversation.updates.wait()
+
+    @staticmethod
+    async def _says_news(conversation: Conversation, name: str) -> bool:
+        tag = await conversation.call(name, "push", aside=True)
+        return tag is not None and tag["heard"] > 0
 
     async def _go(self) -> None:
         """All leave: most say so, some vanish and are ended with the gateway."""
@@ -362,6 +363,12 @@ class Storm:
             await until(lambda: not left(), SETTLE_SECONDS)
         except TimeoutError:
             self._ledger.leaks += left()
+
+
+async def again_until(attempt: Callable[[], Awaitable[object]]) -> None:
+    """Try until it succeeds, with pauses, as clients do."""
+    while not await attempt():  # noqa: ASYNC110 - a client has nothing but another attempt
+        await asyncio.sleep(SHUT_OUT_SECONDS)
 
 
 async def first_of(task: asyncio.Task[Any], event: asyncio.Event) -> None:

@@ -128,7 +128,7 @@ class SoakUpstream:
         self.troubled_at = -math.inf
         """When, by the loop's clock, its last restart or loss was over."""
         self.refused_at: dict[str, float] = {}
-        """When each principal was refused last."""
+        """When each principal, and each credential, was refused last."""
         self.port = 0
         self._crossings = crossings
         self._dice = dice
@@ -275,7 +275,7 @@ class SoakUpstream:
             return False
         self.revoked[principal] -= 1
         self.refusals[principal] += 1
-        self.refused_at[principal] = asyncio.get_running_loop().time()
+        self.refused_at[principal] = self.refused_at[key_of(principal)] = asyncio.get_running_loop().time()
         if session is not None:
             session.refused = True
         return True
