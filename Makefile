@@ -7,9 +7,11 @@ CONTRACT ?= ../shared/contract
 BIN := .venv/bin
 NODE_MODULES := tests/node/node_modules
 PYTEST := $(BIN)/python -m pytest
+WORKERS ?= 2
+SECONDS ?= 30
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint contract check fmt clean
+.PHONY: help setup run test soak lint contract check fmt clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -20,7 +22,10 @@ run: .venv/.examples ## start a gateway with example servers on http://127.0.0.1
 	$(BIN)/python examples/run.py --port $(PORT)
 
 test: .venv/.dev .venv-1x/.ready $(NODE_MODULES)/.ready ## run the tests (T=tests/unit, T="tests -k pool", …)
-	$(PYTEST) $(T)
+	$(PYTEST) -n $(WORKERS) $(T)
+
+soak: .venv/.dev ## storm a gateway with 200 callers and look for crossings (SECONDS=30)
+	$(BIN)/python -m tests.soak --seconds $(SECONDS)
 
 lint: .venv/.dev ## style, format, types and layers
 	$(BIN)/ruff check .

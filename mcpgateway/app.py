@@ -216,7 +216,7 @@ class Gateway:
     async def quiet(self) -> None:
         """Wait until no call is in flight, for `drain_seconds` at most."""
         end = self.sweep.now() + self.config.gateway.drain_seconds
-        while self.sweep.now() < end and any(session.busy for session in self.sessions.all()):
+        while self.sweep.now() < end and any(session.busy for session in self.sessions.all()):  # noqa: ASYNC110
             await asyncio.sleep(DRAIN_LOOK_SECONDS)
 
     async def stop(self) -> None:

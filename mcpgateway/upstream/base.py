@@ -47,6 +47,10 @@ class Target(msgspec.Struct, frozen=True):
     tls: TlsConfig | None = None
     """None: the system's certificate authorities, and no certificate of ours."""
 
+    def __repr__(self) -> str:
+        # The URL's query, the arguments and the environment may hold secrets.
+        return f"<Target {self.name} {self.transport}>"
+
 
 class Hello(msgspec.Struct, frozen=True):
     """What the gateway says of the client when it opens a session. Raw JSON both."""

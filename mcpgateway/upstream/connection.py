@@ -463,12 +463,16 @@ class Origin:
             self.deadline = self._idle[0].idle_since + IDLE_SECONDS
             self._sweep.watch(self)
 
-    def let_go(self) -> None:
-        """Another origin takes over: connections that are idle close now, those in use when they come home."""
-        self._keeping = False
+    def distrust(self) -> None:
+        """An answer was another request's: no connection that is idle now is used again."""
         for connection in list(self._idle):
             connection.abort()
         self._idle.clear()
+
+    def let_go(self) -> None:
+        """Another origin takes over: connections that are idle close now, those in use when they come home."""
+        self._keeping = False
+        self.distrust()
 
     def forget(self, connection: Connection) -> None:
         self._all.discard(connection)

@@ -125,6 +125,9 @@ class ForeignClient:
         # A redirect could lead the headers to another origin, so none is followed here, whatever the client was told.
         return await self._client.send(request, stream=True, follow_redirects=False)
 
+    def distrust(self) -> None:
+        """Without effect: the foreign client's connections are its own."""
+
     async def aclose(self) -> None:
         await self._client.aclose()
 

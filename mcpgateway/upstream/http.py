@@ -41,6 +41,9 @@ class HttpClient(Protocol):
         status that is no success is an answer, not an error.
         """
 
+    def distrust(self) -> None:
+        """An answer was another request's: what connected so far is not used again."""
+
     async def aclose(self) -> None: ...
 
 

@@ -6,6 +6,7 @@ A session is data: an id, a revision and a few header lines. It owns no socket a
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import math
 from collections.abc import Callable
@@ -45,6 +46,10 @@ from mcpgateway.upstream.refusal import refusal
 
 _log = logging.getLogger("mcpgateway.upstream")
 
+_ids = itertools.count(1)
+"""Request ids, unique in the process rather than in the session: an answer that a confused server or proxy sends late, on a
+connection that another session uses by then, is then told from that session's own."""
+
 POST_HEADERS = b"Accept: application/json, text/event-stream\r\nContent-Type: application/json\r\n"
 GET_HEADERS = b"Accept: text/event-stream\r\n"
 SHORTEST_LISTEN_PAUSE_SECONDS = 0.1
@@ -76,7 +81,6 @@ class StreamableHTTPSession:
             named += b"MCP-Protocol-Version: " + welcome.protocol_version.encode() + b"\r\n"
         self._named = named
         self._post_headers = POST_HEADERS + named
-        self._next_id = 0
         self._listening: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -87,7 +91,7 @@ class StreamableHTTPSession:
 
     async def request(self, call: Call, channel: Channel) -> bytes:
         """The raw result; see `UpstreamSession.request`."""
-        self._next_id = id = self._next_id + 1
+        id = next(_ids)
         body, token = outgoing(call, id)
         try:
             response = await self._http.send(b"POST", self._path, self._post_headers + call.headers, body, call.timeout_seconds)
@@ -104,6 +108,7 @@ class StreamableHTTPSession:
             raise refusal(self.upstream, response, named=self.stateful)
         message = decode_message(self.upstream, response.body)
         if message.id != id and not (message.id is None and isinstance(message.error, Raw)):
+            self._http.distrust()
             raise BadAnswer(self.upstream, "its answer belongs to another request")
         return answer_of(self.upstream, message)
 
@@ -383,14 +388,15 @@ async def first_of(upstream: str, response: Response, take: Callable[[sse.Event]
 async def open_streamable_http(target: Target, http: HttpClient, hello: Hello, headers: HeaderBlock) -> StreamableHTTPSession:
     """A new session. Raises UpstreamError; a refusal of `initialize` by HTTP status is HttpRefused or AuthRefused."""
     path = path_of(target.url)
-    body = jsonrpc.request_raw(0, "initialize", hello.params())
+    id = next(_ids)
+    body = jsonrpc.request_raw(id, "initialize", hello.params())
     response = await http.send(b"POST", path, POST_HEADERS + headers, body, target.open_timeout_seconds)
     moved = _same_origin_redirect(target.url, response)
     if moved is not None:
         response.close()
         path = moved
         response = await http.send(b"POST", path, POST_HEADERS + headers, body, target.open_timeout_seconds)
-    raw = await _initialize_result(target.name, response)
+    raw = await _initialize_result(target.name, http, id, response)
     session = StreamableHTTPSession(target, http, path, Welcome.decode(target.name, raw), _session_id(response))
     session.own_headers = headers
     try:
@@ -401,7 +407,7 @@ async def open_streamable_http(target: Target, http: HttpClient, hello: Hello, h
     return session
 
 
-async def _initialize_result(upstream: str, response: Response) -> bytes:
+async def _initialize_result(upstream: str, http: HttpClient, id: int, response: Response) -> bytes:
     if response.status != 200:
         response.close()
         error = refusal(upstream, response, named=False)
@@ -409,7 +415,11 @@ async def _initialize_result(upstream: str, response: Response) -> bytes:
             raise HttpRefused(upstream, f"it refused initialize: {error}", status=response.status) from error
         raise error
     try:
-        return answer_of(upstream, await first_response(upstream, response))
+        message = await first_response(upstream, response)
+        if message.id != id and message.id is not None:
+            http.distrust()
+            raise BadAnswer(upstream, "its answer to initialize belongs to another request")
+        return answer_of(upstream, message)
     except RpcError as error:
         raise HttpRefused(upstream, f"it refused initialize: {error}", status=200) from error
 

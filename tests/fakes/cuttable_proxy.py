@@ -195,13 +195,13 @@ ANSWERS: dict[str, Fault] = {
 
 async def _answers_that_lag(line: Line, answer: Answer) -> bool:
     await line.say(answer.bytes)
-    await read_request(line.reader)
-    await line.say(answer.bytes)
+    while await read_request(line.reader) is not None:
+        await line.say(answer.bytes)
     return False
 
 
 LAGGING: dict[str, Fault] = {"answers_that_lag": _answers_that_lag}
-"""A sound answer, which the next request on the connection is answered with once more."""
+"""A sound answer, with which all that is asked later on its connection is answered as well."""
 
 
 def _in_stream(after: bytes, then: Callable[[Line], Awaitable[bool]]) -> Fault:

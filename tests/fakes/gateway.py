@@ -29,7 +29,7 @@ class RunningGateway:
     async def until(self, condition: Callable[[], bool], seconds: float = 10) -> None:
         """Wait until something is true of the gateway. It is asked again whenever the loop has done other work."""
         async with asyncio.timeout(seconds):
-            while not condition():  # noqa: ASYNC110 - what a whole gateway comes to has no event of its own
+            while not condition():
                 await asyncio.sleep(0)
 
     async def until_state(self, name: str, state: State) -> None:

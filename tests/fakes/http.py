@@ -139,6 +139,9 @@ class FakeHttp:
     def of(self, rpc: str) -> list[Sent]:
         return [sent for sent in self.sent if sent.rpc == rpc]
 
+    def distrust(self) -> None:
+        """Nothing is kept here that could be distrusted."""
+
     async def aclose(self) -> None:
         return
 

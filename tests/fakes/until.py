@@ -9,5 +9,5 @@ from collections.abc import Callable
 async def until(condition: Callable[[], bool], seconds: float = 15) -> None:
     """Wait until something is true; TimeoutError if it never is."""
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - there is no event: sockets and tasks end in their own time
+        while not condition():
             await asyncio.sleep(0)

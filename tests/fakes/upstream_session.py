@@ -145,5 +145,5 @@ async def quiet(turns: int = 25) -> None:
 async def until(condition: Callable[[], bool]) -> None:
     """Wait until something is true. It is asked again whenever the loop has done other work."""
     async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - what a pool comes to has no event of its own
+        while not condition():
             await asyncio.sleep(0)

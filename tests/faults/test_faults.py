@@ -25,9 +25,11 @@ come in the middle of another one.
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
+import mcpgateway
 from tests.clients.wire import Wire
 from tests.fakes.cuttable_proxy import ANSWERS, STREAMS, CuttableProxy
 from tests.faults.scene import Scene, client_of, expect_clear_error, expect_recovery, scene, text_of
@@ -152,4 +154,25 @@ async def test_c5_an_answer_to_the_call_before_is_nobodys_answer(proxy: Cuttable
             message = await here.call(other, "of the second")
             assert "of the first" not in str(message)
             expect_clear_error(message, "belongs to another request")
+            assert text_of(await here.call(other, "heard again")) == "heard again", "on another connection"
+        proxy.cut()
         await expect_recovery(here)
+
+
+async def test_i3_an_answer_to_anothers_initialize_opens_nobody_a_session(proxy: CuttableProxy, stub: Stub) -> None:
+    async with scene(proxy, stub) as here, asyncio.timeout(20):
+        async with client_of(here, warm=False) as one, client_of(here, warm=False) as other:
+            await proxy.break_at("initialize", "answers_that_lag")
+            expect_clear_error(await here.call(one))
+            await here.call(other)
+            await proxy.heal()
+            proxy.cut()
+            assert text_of(await here.call(one)) == text_of(await here.call(other)) == "x"
+            used = [request["session"] for request in stub.seen.requests if request["rpc"] == "tools/call"]
+            assert len(set(used)) == len(used) == 2, "each has a session of its own"
+        await expect_recovery(here)
+
+
+def test_u10_no_error_is_wrapped_up_by_a_task_group() -> None:
+    package = Path(mcpgateway.__file__).parent
+    assert [path.name for path in package.rglob("*.py") if "TaskGroup" in path.read_text(encoding="utf-8")] == []

@@ -44,9 +44,8 @@ class Marks(NamedTuple):
     """What an upstream had gone through when a request began."""
 
     began_at: float
-    restarts: int
+    breaks: int
     losses: int
-    refusals: int
     down: bool
     bare: bool
     """Whether the request found no session that was still good."""
@@ -383,47 +382,46 @@ class Conversation:
         return {name: self._mark(self.upstreams[name]) for name in names}
 
     def _mark(self, upstream: SoakUpstream) -> Marks:
-        refusals = upstream.refusals[self.principal.name]
         now = asyncio.get_running_loop().time()
         last = self._last.get(upstream.name)
         bare = last is None or upstream.sessions[last[0]].given_up
-        return Marks(now, upstream.restarts, upstream.losses, refusals, upstream.down, bare)
+        return Marks(now, upstream.breaks, upstream.losses, upstream.down, bare)
 
     def _explain(self, error: Message, marks: dict[str, Marks], method: str, upstream: str | None = None) -> None:
         """Count an error that has a known reason, and report any other."""
         data = error.get("data")
         kind = data.get("kind", "") if isinstance(data, dict) else ""
         self.shut_out = kind == "CircuitOpen"
-        reasons = [name for name, mark in marks.items() if self._has_reason(error["code"], kind, self.upstreams[name], mark)]
+        reasons = [name for name, mark in marks.items() if self._has_reason(error["code"], kind, name, mark, upstream is None)]
         named = not kind or any(f"'{name}'" in error["message"] for name in reasons)
         if (reasons and named) or (error["code"] == CANCELLED and self.cancels):
             self._ledger.failures += 1
         else:
             self._unexpected(f"{method} of {upstream}: {error}")
 
-    def _has_reason(self, code: int, kind: str, upstream: SoakUpstream, mark: Marks) -> bool:
-        since = mark.began_at - (0.0 if upstream.per_conversation else LAG_SECONDS)
-        refused = upstream.refusals[self.principal.name] > mark.refusals or _at(upstream, self.principal.name) > since
-        troubled = mark.down or upstream.restarts > mark.restarts or upstream.troubled_at > since
+    def _has_reason(self, code: int, kind: str, name: str, mark: Marks, listing: bool) -> bool:
+        """Whether the upstream had the trouble that the error tells of. What is listed is shared by all of one credential."""
+        upstream = self.upstreams[name]
+        shared = listing or not upstream.per_conversation or code == RESOURCE_NOT_FOUND
+        since = mark.began_at - (LAG_SECONDS if shared else 0.0)
+        troubled = mark.down or upstream.breaks > mark.breaks or upstream.troubled_at > since
         match kind:
             case "AuthRefused":
-                return refused
+                return self._refused(upstream, since, listing)
             case "ConnectionLost" | "ConnectFailed":
                 return troubled
             case "CircuitOpen":
-                return upstream.restarts > 0
+                return upstream.breaks > 0
             case "SessionLost":
                 # One loss is repaired by the gateway; it takes a second one in the same call to be heard of.
-                needed = 1 if mark.bare else 2
-                return upstream.losses >= mark.losses + needed or (troubled and not upstream.per_conversation)
-        if code == RESOURCE_NOT_FOUND:
-            # Whose it is cannot be found out while lists cannot be had, and lists belong to the credential.
-            return upstream.restarts > 0 or _at(upstream, self.principal.key) > mark.began_at - LAG_SECONDS
+                return upstream.losses >= mark.losses + (1 if mark.bare else 2) or (troubled and shared)
+        if code == RESOURCE_NOT_FOUND:  # whose it is cannot be found out while lists cannot be had
+            return upstream.breaks > 0 or self._refused(upstream, since, listing=True)
         return code == -32603 and not kind and upstream.losses > mark.losses  # the question died with its session
+
+    def _refused(self, upstream: SoakUpstream, since: float, listing: bool) -> bool:
+        """Whether this principal was refused, or in case of lists anybody with its credential."""
+        return upstream.refused_at.get(self.principal.key if listing else self.principal.name, -math.inf) >= since
 
     def _unexpected(self, text: str) -> None:
         self._ledger.unexpected.append(f"{self.name}: {text}")
-
-
-def _at(upstream: SoakUpstream, refused: str) -> float:
-    return upstream.refused_at.get(refused, -math.inf)

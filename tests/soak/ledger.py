@@ -19,8 +19,10 @@ class Ledger:
     cancels: int = 0
     disconnects: int = 0
     deletes: int = 0
-    restarts: int = 0
+    breaks: int = 0
+    """Restarts, and losses of all connections."""
     losses: int = 0
+    """Of all sessions, without a restart."""
     refusals: int = 0
     questions: int = 0
     notifications: int = 0
@@ -53,7 +55,7 @@ class Ledger:
             "cancels": self.cancels,
             "disconnects": self.disconnects,
             "deletes": self.deletes,
-            "restarts": self.restarts,
+            "breaks and restarts": self.breaks,
             "losses": self.losses,
             "401s": self.refusals,
             "questions": self.questions,

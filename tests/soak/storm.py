@@ -58,6 +58,10 @@ class _Operation:
     stateful: bool = False
 
 
+_Trouble = Callable[[Conversation], Coroutine[Any, Any, None]]
+"""Something a server goes through. It happens between two steps of the conversation that it is given."""
+
+
 class Storm:
     """One soak over a running gateway."""
 
@@ -133,7 +137,7 @@ class Storm:
             done += 1
             self._steps += 1
             if self._steps % self._plan.trouble_every == 0:
-                await next(self._troubles)()
+                await self._bounded(next(self._troubles)(conversation), conversation, "trouble")
             await self._step(conversation)
 
     def _goes_on(self, done: int) -> bool:
@@ -159,28 +163,43 @@ class Storm:
             conversation.shut_out = False
             await asyncio.sleep(SHUT_OUT_SECONDS)
 
-    def _all_troubles(self) -> Iterator[Callable[[], Awaitable[None]]]:
+    def _all_troubles(self) -> Iterator[_Trouble]:
+        """All sorts for each server, over and over."""
         while True:
             for upstream in self._upstreams.values():
-                yield lambda upstream=upstream: self._revoke(upstream)
+                yield partial(self._revoke, upstream)
+                yield partial(self._break, upstream, upstream.drop)
+                yield partial(self._break, upstream, upstream.restart)
                 if upstream.stateful:
-                    yield lambda upstream=upstream: self._forget(upstream, "404")
-                yield lambda upstream=upstream: self._restart(upstream)
-                if upstream.stateful:
-                    yield lambda upstream=upstream: self._forget(upstream, "400")
+                    yield partial(self._forget, upstream, "404")
+                    yield partial(self._forget, upstream, "400")
 
-    async def _revoke(self, upstream: SoakUpstream) -> None:
+    async def _revoke(self, upstream: SoakUpstream, witness: Conversation) -> None:
         """Refuse every second team for a while: the others must not feel it."""
         for index, principal in enumerate(self._principals):
             if index % 4 < 2:
                 upstream.revoked[principal.name] = REVOKED_REQUESTS
 
-    async def _restart(self, upstream: SoakUpstream) -> None:
-        if not upstream.down:
-            self._ledger.restarts += 1
-            await upstream.restart()
+    async def _break(self, upstream: SoakUpstream, how: Callable[[], Awaitable[None]], witness: Conversation) -> None:
+        """Break the connections of a server, while a call of the witness runs in it that must not run again."""
+        if upstream.down:
+            return
+        self._ledger.breaks += 1
+        if upstream.name not in witness.upstreams:
+            await how()
+            return
+        call = witness.next_call()
+        hold = upstream.hold(call, may_be_cancelled=False)
+        calling = asyncio.create_task(witness.call(upstream.name, "hold", call, stream=False))
+        try:
+            await first_of(calling, hold.began)
+            await how()
+            await calling
+        finally:
+            upstream.release(call)
+            calling.cancel()
 
-    async def _forget(self, upstream: SoakUpstream, how: str) -> None:
+    async def _forget(self, upstream: SoakUpstream, how: str, witness: Conversation) -> None:
         self._ledger.losses += 1
         upstream.forget(how)
 
@@ -367,7 +386,7 @@ class Storm:
 
 async def again_until(attempt: Callable[[], Awaitable[object]]) -> None:
     """Try until it succeeds, with pauses, as clients do."""
-    while not await attempt():  # noqa: ASYNC110 - a client has nothing but another attempt
+    while not await attempt():
         await asyncio.sleep(SHUT_OUT_SECONDS)
 
 

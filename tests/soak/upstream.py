@@ -11,7 +11,8 @@ import json
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -120,13 +121,13 @@ class SoakUpstream:
         """How many more requests of each principal are refused, whatever the dice say."""
         self.refusals: Counter[str] = Counter()
         """How often each principal was refused."""
-        self.restarts = 0
-        """Grows when a restart begins and again when it is over."""
+        self.breaks = 0
+        """Grows when connections begin to break, and again when new ones can be made."""
         self.losses = 0
         """How often all sessions were lost."""
         self.down = False
         self.troubled_at = -math.inf
-        """When, by the loop's clock, its last restart or loss was over."""
+        """When, by the loop's clock, its last break or loss was over."""
         self.refused_at: dict[str, float] = {}
         """When each principal, and each credential, was refused last."""
         self.port = 0
@@ -169,23 +170,36 @@ class SoakUpstream:
     async def stop(self) -> None:
         """Break off every connection and listen no more."""
         self._server.close()
+        await self._break_off()
+        await self._server.wait_closed()
+
+    async def _break_off(self) -> None:
         for writer in self._writers:
             writer.transport.abort()
         handlers = tuple(self._handlers)
         for task in handlers:
             task.cancel()
         await asyncio.gather(*handlers, return_exceptions=True)
-        await self._server.wait_closed()
 
     async def restart(self) -> None:
         """Die and come back at the same port, without any session."""
-        self.restarts += 1
+        async with self._breaking():
+            self._lose()
+            await self.stop()
+            await self.start()
+
+    async def drop(self) -> None:
+        """Lose all connections and nothing else, as when something on the way gives up."""
+        async with self._breaking():
+            await self._break_off()
+
+    @asynccontextmanager
+    async def _breaking(self) -> AsyncIterator[None]:
+        self.breaks += 1
         self.down = True
-        self._lose()
-        await self.stop()
-        await self.start()
+        yield
         self.down = False
-        self.restarts += 1
+        self.breaks += 1
         self.troubled_at = asyncio.get_running_loop().time()
 
     def forget(self, how: str) -> None:

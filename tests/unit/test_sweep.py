@@ -26,7 +26,7 @@ async def test_u8_what_comes_again_and_again_never_has_more_than_one_timer() -> 
     again = Again(sweep)
     sweep.watch(again)
     async with asyncio.timeout(10):
-        while again.times < 20:  # noqa: ASYNC110 - the timer is the real one
+        while again.times < 20:
             await asyncio.sleep(0)
     sweep.close()
     # A timer that nobody knows of any more would go on after the end.
