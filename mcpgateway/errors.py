@@ -132,7 +132,8 @@ class RpcError(GatewayError):
 
     def __init__(self, error: bytes) -> None:
         self.error = error
-        super().__init__(f"JSON-RPC error {error[:300].decode('utf-8', 'replace')}")
+        # The code alone: what a server says in its error may repeat what it was shown, and this text is logged.
+        super().__init__(f"JSON-RPC error {self.code}")
 
     @classmethod
     def of(cls, code: int, message: str, data: object = None) -> RpcError:

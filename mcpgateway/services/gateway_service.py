@@ -161,7 +161,7 @@ class _Watch:
         except TimeoutError as error:
             raise UpstreamTimeout(self.upstream.name, "no answer to a ping in time") from error
         except RpcError as error:
-            _log.debug("%r does not know ping, which is an answer: %s", self.upstream.name, error)
+            _log.debug("%r answers ping with error %d, which is an answer", self.upstream.name, error.code)
         # A changed session means that the upstream was started anew: what it offers may be different now.
         binding = self._conversation.bindings.get(self.upstream.slug)
         session = binding.session if binding is not None else None

@@ -77,7 +77,7 @@ class Opening:
             try:
                 await session.request(call, NoChannel())
             except RpcError as error:
-                _log.info("%s on a new session of %r: %s", method, self._upstream.name, error)
+                _log.info("%s on a new session of %r: error %d", method, self._upstream.name, error.code)
 
     def _steps(self, binding: Binding) -> list[tuple[str, jsonrpc.Params]]:
         steps: list[tuple[str, jsonrpc.Params]] = []

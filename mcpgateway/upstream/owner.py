@@ -326,7 +326,7 @@ def _opening_error(target: Target, error: Exception) -> Exception:
     if isinstance(error, RpcError):
         # A server without the method, or without our revisions, is of the generation that has no handshake.
         kind = Incompatible if error.code in (METHOD_NOT_FOUND, UNSUPPORTED_VERSION) else BadAnswer
-        return kind(target.name, f"it refused initialize: {error}")
+        return kind(target.name, f"it refused initialize with error {error.code}; its own log says why")
     return error
 
 

@@ -412,7 +412,9 @@ async def _initialize_result(upstream: str, http: HttpClient, id: int, response:
         response.close()
         error = refusal(upstream, response, named=False)
         if isinstance(error, RpcError):
-            raise HttpRefused(upstream, f"it refused initialize: {error}", status=response.status) from error
+            raise HttpRefused(
+                upstream, f"it refused initialize with error {error.code}; its own log says why", status=response.status
+            ) from error
         raise error
     try:
         message = await first_response(upstream, response)
@@ -421,7 +423,9 @@ async def _initialize_result(upstream: str, http: HttpClient, id: int, response:
             raise BadAnswer(upstream, "its answer to initialize belongs to another request")
         return answer_of(upstream, message)
     except RpcError as error:
-        raise HttpRefused(upstream, f"it refused initialize: {error}", status=200) from error
+        raise HttpRefused(
+            upstream, f"it refused initialize with error {error.code}; its own log says why", status=200
+        ) from error
 
 
 async def first_response(upstream: str, response: Response) -> jsonrpc.Message:

@@ -23,8 +23,11 @@ from tests.fakes.stub_server import StubServer
 CALLERS = ("ada", "bob")
 CONVERSATIONS = 3
 CALLS_BEFORE = 5
-HOLDING = 'exec 9>"$FIFO"; sleep 1000 </dev/null >/dev/null 2>&1 & echo begun >&9; exec "$PYTHON" -m tests.servers.stdio_stub'
-"""A stdio server with a child of its own. Both hold $FIFO open for writing."""
+HOLDING = (
+    'exec 9>"$FIFO"; sleep 1000 </dev/null >/dev/null 2>&1 & echo begun >&9; '
+    '"$PYTHON" -m tests.servers.stdio_stub; exec sleep 1000'
+)
+"""A stdio server with a child of its own, which does not leave when its stdin ends. All of it holds $FIFO open for writing."""
 
 
 class Lifeline:

@@ -13,13 +13,13 @@ ROWS = {row.split("|")[1].strip(): row for row in TABLE.splitlines() if re.match
 IDS = [f"{kind}{number}" for kind, last in (("I", 12), ("P", 21), ("U", 12), ("C", 10)) for number in range(1, last + 1)]
 
 
-def tests_there_are() -> set[str]:
+def names_of_all_tests() -> set[str]:
     """The names of all test functions."""
     files = (path for path in (ROOT / "tests").rglob("test_*.py") if "node_modules" not in path.parts)
     return {name for path in files for name in re.findall(r"def (test_\w+)\(", path.read_text(encoding="utf-8"))}
 
 
-THERE = tests_there_are()
+THERE = names_of_all_tests()
 
 
 def test_every_fault_has_one_row() -> None:

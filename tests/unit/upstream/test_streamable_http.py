@@ -245,7 +245,7 @@ async def test_an_initialized_that_is_refused_with_an_rpc_error_is_an_upstream_e
         return FakeResponse(500, rpc_error(-32603, "boom")) if sent.rpc == "notifications/initialized" else None
 
     http = FakeHttp(answer)
-    with pytest.raises(HttpRefused, match="boom"):
+    with pytest.raises(HttpRefused, match="-32603"):
         await opened(http)
 
 
@@ -413,7 +413,7 @@ async def test_events_without_data_and_answers_to_others_are_passed_over() -> No
 async def test_an_error_without_an_id_on_the_stream_is_the_answer() -> None:
     async with streamed() as it:
         it.stream.say(json.loads(rpc_error(-32603, "out of cheese", id=None)))
-        with pytest.raises(RpcError, match="out of cheese"):
+        with pytest.raises(RpcError, match="-32603"):
             await it.done()
 
 
