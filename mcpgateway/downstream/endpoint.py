@@ -128,7 +128,10 @@ class Endpoint:
             if b"expect" not in headers:
                 await _discard(receive)
             raise self._too_large()
-        message = await receive()
+        try:
+            message = await receive()
+        except RuntimeError as error:  # asked to go on sending, and gone already
+            raise ClientLeft from error
         body: bytes = message.get("body", b"")
         while message.get("more_body") and len(body) <= self._body_bytes:
             message = await receive()

@@ -81,7 +81,9 @@ class Lists:
         found = {tasks[task].slug: task.result() for task in done}
         for task in late:
             task.add_done_callback(lambda task: _announce(task, conversation, kind))
-            found[tasks[task].slug] = self._catalog.alike(tasks[task], conversation, call, kind)
+        for upstream in tasks.values():
+            if found.get(upstream.slug) is None:
+                found[upstream.slug] = self._catalog.alike(upstream, conversation, call, kind)
         return {slug: listing for slug, listing in found.items() if listing is not None}
 
     async def _listing(self, upstream: Upstream, conversation: Conversation, call: Call, kind: Kind) -> Listing | None:

@@ -66,7 +66,7 @@ TOKENS = [
     b"9" * 400,
     b"[" * 200,
 ]
-ENVIRON = {"KEY": "secret", "TZ": "", "KEY2": "\0\r\n"}
+ENVIRON = {"KEY": "planted-in-the-environment", "TZ": "", "KEY2": "\0\r\n"}
 
 ODD = st.sampled_from(
     [
@@ -132,10 +132,10 @@ def expect_a_configuration_or_its_faults(text: str) -> None:
         read = config.parse(text, "fuzz.json", ENVIRON)
     except ConfigError as error:
         assert str(error).startswith("fuzz.json"), str(error)
-        assert "secret" not in str(error).lower() or "secret" in text.lower()
+        assert ENVIRON["KEY"] not in str(error)
     else:
         assert isinstance(read, config.Config)
-        assert "secret" not in repr(read)
+        assert ENVIRON["KEY"] not in repr(read)
 
 
 @fuzzed(200)

@@ -462,7 +462,7 @@ async def _running(plan: Plan, ledger: Ledger) -> AsyncIterator[dict[str, SoakUp
         "nameless": SoakUpstream("nameless", ledger.crossings, dice, stateful=False),
     }
     for upstream in upstreams.values():
-        await upstream.start()
+        upstream.start()
     try:
         yield upstreams
     finally:

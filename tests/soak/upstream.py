@@ -10,10 +10,12 @@ import asyncio
 import json
 import math
 import random
+import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from tests.servers.http11 import Request, chunk, head, read_request, reply
@@ -134,8 +136,8 @@ class SoakUpstream:
         self._crossings = crossings
         self._dice = dice
         self._lost_as = "404"
-        self._handlers: set[asyncio.Task[Any]] = set()
-        self._writers: set[asyncio.StreamWriter] = set()
+        self._handlers: set[asyncio.Task[None]] = set()
+        self._writers: dict[socket.socket, asyncio.StreamWriter] = {}
         self._running: dict[tuple[str, object], Exchange] = {}
         self._questions: dict[tuple[str, str], asyncio.Future[Message]] = {}
         self._ran: dict[str, None] = {}
@@ -162,19 +164,21 @@ class SoakUpstream:
 
     # Orders.
 
-    async def start(self) -> None:
+    def start(self) -> None:
         """Serve on loopback, at the port it had before if there was one."""
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
+        self._listener = listener = socket.create_server(("127.0.0.1", self.port), backlog=1024)
+        listener.setblocking(False)
+        self.port = listener.getsockname()[1]
+        asyncio.get_running_loop().add_reader(listener, self._accept)
 
     async def stop(self) -> None:
         """Break off every connection and listen no more."""
-        self._server.close()
+        asyncio.get_running_loop().remove_reader(self._listener)
+        self._listener.close()
         await self._break_off()
-        await self._server.wait_closed()
 
     async def _break_off(self) -> None:
-        for writer in self._writers:
+        for writer in self._writers.values():
             writer.transport.abort()
         handlers = tuple(self._handlers)
         for task in handlers:
@@ -186,7 +190,7 @@ class SoakUpstream:
         async with self._breaking():
             self._lose()
             await self.stop()
-            await self.start()
+            self.start()
 
     async def drop(self) -> None:
         """Lose all connections and nothing else, as when something on the way gives up."""
@@ -239,20 +243,33 @@ class SoakUpstream:
 
     # Wires.
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._handlers.add(task)
-        self._writers.add(writer)
+    def _accept(self) -> None:
+        """Take one connection. Servers of asyncio would lose one that comes while they are closed, and never close it."""
         try:
+            connection, _ = self._listener.accept()
+        except OSError:  # the client has gone again
+            return
+        connection.setblocking(False)
+        task = asyncio.get_running_loop().create_task(self._connected(connection))
+        self._handlers.add(task)
+        task.add_done_callback(partial(self._disconnected, connection))
+
+    async def _connected(self, connection: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=connection)
+        self._writers[connection] = writer
+        with suppress(ConnectionError, asyncio.IncompleteReadError):  # the client has gone
             while (request := await read_request(reader)) is not None:
                 await self._serve(request, reader, writer)
-        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass  # the client has gone, or the server is being stopped; either way this connection is over
-        finally:
-            self._handlers.discard(task)
-            self._writers.discard(writer)
+
+    def _disconnected(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
+        self._handlers.discard(task)
+        writer = self._writers.pop(connection, None)
+        if writer is not None:
             writer.close()
+        else:
+            connection.close()  # its task was cancelled before it began
+        if not task.cancelled():
+            task.result()
 
     async def _serve(self, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         message: Message = json.loads(request.body) if request.body else {}
