@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
 
 from mcpgateway import runtime
+from mcpgateway.downstream.exchange import Exchange
 from mcpgateway.protocol import sse
 from mcpgateway.runtime import Sweep
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 KEEPALIVE_SECONDS = 15.0
 QUEUED_EVENTS = 1000
@@ -33,8 +28,8 @@ class EventStream:
     stops reading is cut off by the HTTP protocol.
     """
 
-    def __init__(self, send: Send, sweep: Sweep, headers: list[tuple[bytes, bytes]] | None = None) -> None:
-        self._send = send
+    def __init__(self, exchange: Exchange, sweep: Sweep, headers: list[tuple[bytes, bytes]] | None = None) -> None:
+        self._exchange = exchange
         self._sweep = sweep
         self._headers = HEADERS + (headers or [])
         self._queue: deque[bytes] = deque()
@@ -85,6 +80,12 @@ class EventStream:
         self._sweep.forget(self)
         self._more.set()
 
+    def end_at_once(self) -> None:
+        """Nobody reads any more."""
+        self.end()
+        if self._task is not None:
+            self._task.cancel()
+
     async def ended(self) -> None:
         """Wait until all is written."""
         if self._task is not None:
@@ -96,8 +97,7 @@ class EventStream:
         await runtime.end_task(self._task)
 
     async def _write(self) -> None:
-        await self._send({"type": "http.response.start", "status": 200, "headers": self._headers})
-        await self._send({"type": "http.response.body", "body": b"", "more_body": True})
+        await self._exchange.begin(self._headers)
         while True:
             await self._more.wait()
             self._more.clear()
@@ -105,9 +105,9 @@ class EventStream:
                 body = b"".join(self._queue)
                 self._queue.clear()
                 self._queued_bytes = 0
-                await self._send({"type": "http.response.body", "body": body, "more_body": True})
+                await self._exchange.write(body)
             elif self._ending:
-                await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+                await self._exchange.end()
                 return
             if self._ending:
                 self._more.set()

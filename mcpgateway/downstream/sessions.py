@@ -8,6 +8,8 @@ import secrets
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 
+from msgspec import UNSET
+
 from mcpgateway.auth.principals import Principal
 from mcpgateway.downstream.event_stream import EventStream
 from mcpgateway.errors import Busy, RpcError, UnknownSession
@@ -130,10 +132,13 @@ class ClientSession(Conversation):
         future = self._questions.get(message.id) if isinstance(message.id, str) else None
         if future is None or future.done():
             return
-        if message.error:
+        # Some clients write both fields, the one that does not apply as null.
+        if message.error and bytes(message.error) != b"null":
             future.set_exception(RpcError(bytes(message.error)))
+        elif message.result is UNSET:
+            future.set_exception(RpcError.of(-32603, "the client's answer holds neither a result nor an error"))
         else:
-            future.set_result(bytes(message.result or b"{}"))
+            future.set_result(bytes(message.result))
 
     def cancel(self, id: jsonrpc.Id) -> None:
         """The client takes a request back. One that is over, or never was, is ignored."""

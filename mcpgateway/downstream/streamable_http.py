@@ -12,9 +12,10 @@ import msgspec
 from mcpgateway import runtime
 from mcpgateway.auth.principals import Principal
 from mcpgateway.downstream.dispatch import Dispatch
-from mcpgateway.downstream.event_stream import EventStream, Receive, Scope, Send
+from mcpgateway.downstream.event_stream import EventStream
+from mcpgateway.downstream.exchange import JSON, Exchange, Headers
 from mcpgateway.downstream.problems import CANCELLED, Problem, problem_of, unexpected
-from mcpgateway.downstream.reply import JSON, Reply, respond
+from mcpgateway.downstream.reply import SessionReply
 from mcpgateway.downstream.sessions import ClientSession, Sessions
 from mcpgateway.errors import (
     GatewayError,
@@ -35,8 +36,6 @@ from mcpgateway.services.handshake import Handshake
 from mcpgateway.services.views import View
 
 _log = logging.getLogger("mcpgateway.calls")
-
-Headers = dict[bytes, bytes]
 
 MAX_BATCH = 1000
 """Messages in a batch: each of its requests runs in a task."""
@@ -68,33 +67,32 @@ class StreamableHTTP:
     def __repr__(self) -> str:
         return f"<StreamableHTTP {self._sessions!r}>"
 
-    async def post(
-        self, scope: Scope, headers: Headers, body: bytes, principal: Principal, view: View, receive: Receive, send: Send
-    ) -> None:
+    async def post(self, exchange: Exchange, body: bytes, principal: Principal, view: View) -> None:
         """Answer a POST. Raises ClientError for what is wrong with the request as a whole."""
+        headers = exchange.headers
         _check_post_headers(headers)
         if body[:1] == b"[" or body.lstrip()[:1] == b"[":
-            await self._batch(scope, headers, body, principal, view, receive, send)
+            await self._batch(exchange, body, principal, view)
             return
         message = self._decode(body)
         self._check_depth(body)
         if message.method == "initialize" and message.is_request:
-            await self._initialize(scope, message, principal, view, send)
+            await self._initialize(exchange, message, principal, view)
             return
         _check_version(headers, message.method)
         session = self._session(headers, principal, view)
         if message.is_request:
             id = _id_of(message, session)
-            reply = Reply(session, send, receive, self._sweep)
+            reply = SessionReply(session, exchange, self._sweep)
             try:
-                problem = await self._answer(scope, headers, message, id, session, reply)
+                problem = await self._answer(exchange, message, id, session, reply)
                 await reply.finish(problem.status, [problem.body], problem.headers)
             except BaseException:
                 await reply.abandon()
                 raise
             return
         self._take(message, session)
-        await respond(send, 202, b"", ())
+        await exchange.respond(202, b"", ())
 
     @staticmethod
     def may_finish_a_call(body: bytes) -> bool:
@@ -125,17 +123,23 @@ class StreamableHTTP:
 
     async def _answer(
         self,
-        scope: Scope,
-        headers: Headers,
+        exchange: Exchange,
         message: jsonrpc.Message,
         id: jsonrpc.Id,
         session: ClientSession,
-        reply: Reply,
+        reply: SessionReply,
     ) -> Problem:
         """The answer to one request, whatever becomes of it."""
         params = message.params if isinstance(message.params, dict) else jsonrpc.NO_PARAMS
         method = str(message.method)
-        call = Call(method, params, client=session, client_headers=scope["headers"], request_id=self.request_id(headers))
+        call = Call(
+            method,
+            params,
+            client=session,
+            client_headers=exchange.header_list,
+            request_id=self.request_id(exchange.headers),
+            log_level=session.log_level,
+        )
         session.in_flight[id] = task = _current_task()
         try:
             result = await self._dispatch.handler(method)(session.view, session, call, reply)
@@ -180,7 +184,7 @@ class StreamableHTTP:
         elif message.method == "notifications/roots/list_changed":
             self._forward.tell(session, "notifications/roots/list_changed")
 
-    async def _initialize(self, scope: Scope, message: jsonrpc.Message, principal: Principal, view: View, send: Send) -> None:
+    async def _initialize(self, exchange: Exchange, message: jsonrpc.Message, principal: Principal, view: View) -> None:
         """Begin a session."""
         id = message.id
         if not isinstance(id, int | str):
@@ -188,14 +192,14 @@ class StreamableHTTP:
         try:
             params = message.params if isinstance(message.params, dict) else {}
             session = self._new_session(params, principal, view)
-            call = Call("initialize", params, client=session, client_headers=scope["headers"])
+            call = Call("initialize", params, client=session, client_headers=exchange.header_list)
             result = await self._begin(view, session, call)
         except GatewayError as error:
             problem = problem_of(error, id)
-            await respond(send, problem.status, problem.body, (JSON, *problem.headers))
+            await exchange.respond(problem.status, problem.body, (JSON, *problem.headers))
             return
         self._announcer.conversations.add(session)
-        await respond(send, 200, jsonrpc.result(id, result), (JSON, (b"mcp-session-id", session.id.encode())))
+        await exchange.respond(200, jsonrpc.result(id, result), (JSON, (b"mcp-session-id", session.id.encode())))
 
     def _new_session(self, params: jsonrpc.Params, principal: Principal, view: View) -> ClientSession:
         """A session as the client describes itself. Raises InvalidParams."""
@@ -216,13 +220,11 @@ class StreamableHTTP:
             raise
         return result
 
-    async def _batch(
-        self, scope: Scope, headers: Headers, body: bytes, principal: Principal, view: View, receive: Receive, send: Send
-    ) -> None:
+    async def _batch(self, exchange: Exchange, body: bytes, principal: Principal, view: View) -> None:
         """Several messages at once: 2025-03-26 alone has that. They run concurrently."""
         items = jsonrpc.decode_batch(body)
-        _check_version(headers, "")
-        session = self._session(headers, principal, view)
+        _check_version(exchange.headers, "")
+        session = self._session(exchange.headers, principal, view)
         if not revisions.has_batches(session.version):
             raise InvalidRequest(f"revision {session.version} has no batches: send one message per request")
         self._check_depth(body)
@@ -236,15 +238,12 @@ class StreamableHTTP:
             if not message.is_request:
                 self._take(message, session)
         if not requests:
-            await respond(send, 202, b"", ())
+            await exchange.respond(202, b"", ())
             return
-        reply = Reply(session, send, receive, self._sweep)
+        reply = SessionReply(session, exchange, self._sweep)
         try:
             answers = await asyncio.gather(
-                *(
-                    runtime.spawn(self._answer_one(scope, headers, message, session, reply), "one of a batch")
-                    for message in requests
-                )
+                *(runtime.spawn(self._answer_one(exchange, message, session, reply), "one of a batch") for message in requests)
             )
             await reply.finish(200, answers, batch=True)
         except BaseException:
@@ -252,26 +251,26 @@ class StreamableHTTP:
             raise
 
     async def _answer_one(
-        self, scope: Scope, headers: Headers, message: jsonrpc.Message, session: ClientSession, reply: Reply
+        self, exchange: Exchange, message: jsonrpc.Message, session: ClientSession, reply: SessionReply
     ) -> bytes:
         try:
             id = _id_of(message, session)
         except InvalidRequest as error:
             return problem_of(error, message.id if isinstance(message.id, int | str) else None).body
-        return (await self._answer(scope, headers, message, id, session, reply)).body
+        return (await self._answer(exchange, message, id, session, reply)).body
 
-    async def get(self, headers: Headers, principal: Principal, view: View, receive: Receive, send: Send) -> None:
+    async def get(self, exchange: Exchange, principal: Principal, view: View) -> None:
         """The stream of what is said outside calls, until the client leaves or the session ends."""
-        if not _accepts(headers, b"text/event-stream"):
+        if not _accepts(exchange.headers, b"text/event-stream"):
             raise NotAcceptable("a GET is answered with an event stream: Accept must list text/event-stream")
-        session = self._session(headers, principal, view)
-        stream = EventStream(send, self._sweep, [(b"mcp-session-id", session.id.encode())])
+        session = self._session(exchange.headers, principal, view)
+        stream = EventStream(exchange, self._sweep, [(b"mcp-session-id", session.id.encode())])
         stream.start()
         before = session.attach(stream)
         if before is not None:
             before.end()
         self._forward.listen(session)
-        leaving = runtime.spawn(_left(receive, stream), "watch a listening client")
+        exchange.when_left(stream.end_at_once)
         try:
             await stream.ended()
         finally:
@@ -279,23 +278,16 @@ class StreamableHTTP:
                 self._forward.stop_listening(session)
                 self._sessions.touch(session)
             await stream.cut()
-            await runtime.end_task(leaving)
 
-    async def delete(self, headers: Headers, principal: Principal, view: View, send: Send) -> None:
+    async def delete(self, exchange: Exchange, principal: Principal, view: View) -> None:
         """The client ends its session."""
-        self._sessions.end(self._session(headers, principal, view))
-        await respond(send, 204, b"", ())
+        self._sessions.end(self._session(exchange.headers, principal, view))
+        await exchange.respond(204, b"", ())
 
     def ended(self, session: ClientSession) -> None:
         """A session is over: what belongs to it upstream is given up."""
         self._announcer.forget(session)
         self._forward.end(session)
-
-
-async def _left(receive: Receive, stream: EventStream) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    await stream.cut()
 
 
 def _id_of(message: jsonrpc.Message, session: ClientSession) -> jsonrpc.Id:

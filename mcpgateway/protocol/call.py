@@ -39,13 +39,36 @@ class Client(Protocol):
     """Raw JSON of the client's `clientInfo`."""
 
 
+class Answerer(Protocol):
+    """What the server that answers a call said of itself."""
+
+    @property
+    def protocol_version(self) -> str: ...
+
+    @property
+    def server_info(self) -> msgspec.Raw: ...
+
+
 class Call:
     """One request on its way: what is asked, by whom, with which headers upstream, and for how long.
 
     `timeout_seconds` is the longest silence from the upstream, not the call's whole length: each sign of life renews it.
+    `log_level` is the least severe log message that the client asked for, None for none. `answerer` is told by whoever sends
+    the call: what the server that answers said of itself, for the edges to know in which generation's form the result is;
+    None while the gateway answers by itself.
     """
 
-    __slots__ = ("client", "client_headers", "headers", "method", "params", "request_id", "timeout_seconds")
+    __slots__ = (
+        "answerer",
+        "client",
+        "client_headers",
+        "headers",
+        "log_level",
+        "method",
+        "params",
+        "request_id",
+        "timeout_seconds",
+    )
 
     def __init__(
         self,
@@ -57,6 +80,7 @@ class Call:
         headers: HeaderBlock = b"",
         timeout_seconds: float = 60.0,
         request_id: str = "",
+        log_level: str | None = None,
     ) -> None:
         self.method = method
         self.params = params
@@ -65,6 +89,8 @@ class Call:
         self.headers = headers
         self.timeout_seconds = timeout_seconds
         self.request_id = request_id
+        self.log_level = log_level
+        self.answerer: Answerer | None = None
 
     def __repr__(self) -> str:
         return f"<Call {self.method} {self.request_id}>"

@@ -9,6 +9,8 @@ NEWEST_LEGACY = LEGACY[-1]
 MODERN = ("2026-07-28",)
 """Revisions without handshake and sessions."""
 
+NEWEST_MODERN = MODERN[-1]
+
 ASSUMED_WITHOUT_HEADER = "2025-03-26"
 """What a request without MCP-Protocol-Version speaks, says 2025-06-18."""
 
@@ -16,6 +18,11 @@ ASSUMED_WITHOUT_HEADER = "2025-03-26"
 def negotiate(requested: str) -> str:
     """The revision that answers an `initialize`: the one asked for if it is spoken here, else the newest legacy one."""
     return requested if requested in LEGACY else NEWEST_LEGACY
+
+
+def is_modern(version: str) -> bool:
+    """Whether a revision has neither handshake nor sessions."""
+    return version in MODERN
 
 
 def sends_version_header(version: str) -> bool:

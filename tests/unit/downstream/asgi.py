@@ -7,6 +7,8 @@ import json
 from collections.abc import MutableMapping
 from typing import Any
 
+from mcpgateway.downstream.exchange import AsgiExchange
+
 Event = MutableMapping[str, Any]
 
 MCP_HEADERS = {"host": "localhost", "content-type": "application/json", "accept": "application/json, text/event-stream"}
@@ -36,6 +38,10 @@ class Exchange:
             events = self.body.decode().split("\n\n")
             return [json.loads(event.partition("data: ")[2]) for event in events if "data: " in event]
         return [json.loads(self.body)] if self.body else []
+
+    def asgi(self, method: str = "POST", path: str = "/mcp") -> AsgiExchange:
+        """This request as the edges know it."""
+        return AsgiExchange(scope(method, path, {}), self.receive, self.send)
 
     async def receive(self) -> Event:
         if self._parts:

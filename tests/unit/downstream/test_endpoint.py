@@ -18,7 +18,8 @@ from mcpgateway.app import Gateway
 from mcpgateway.auth.access import Access
 from mcpgateway.downstream.dispatch import Handler
 from mcpgateway.downstream.door import Door
-from mcpgateway.downstream.endpoint import DISCARDED_BYTES, Endpoint
+from mcpgateway.downstream.endpoint import Endpoint
+from mcpgateway.downstream.exchange import DISCARDED_BYTES
 from mcpgateway.downstream.rate_limit import NoRateLimit
 from mcpgateway.protocol.call import Channel
 from tests.unit.downstream.asgi import MCP_HEADERS, Exchange, ask, scope

@@ -13,7 +13,7 @@ from tests.unit.downstream.asgi import Exchange
 
 async def test_messages_come_in_order_and_the_end_after_them(clock: FakeClock) -> None:
     exchange = Exchange()
-    stream = EventStream(exchange.send, Sweep(clock), [(b"x-more", b"1")])
+    stream = EventStream(exchange.asgi(), Sweep(clock), [(b"x-more", b"1")])
     stream.start()
     for number in range(3):
         stream.put(b"%d" % number)
@@ -27,7 +27,7 @@ async def test_messages_come_in_order_and_the_end_after_them(clock: FakeClock) -
 async def test_a_reader_too_far_behind_loses_events_but_never_what_somebody_waits_for(clock: FakeClock) -> None:
     exchange = Exchange()
     exchange.reads.clear()
-    stream = EventStream(exchange.send, Sweep(clock))
+    stream = EventStream(exchange.asgi(), Sweep(clock))
     stream.start()
     for number in range(QUEUED_EVENTS + 50):
         stream.put(b"%d" % number)
@@ -43,7 +43,7 @@ async def test_a_reader_too_far_behind_loses_events_but_never_what_somebody_wait
 async def test_large_events_are_bounded_by_their_bytes(clock: FakeClock) -> None:
     exchange = Exchange()
     exchange.reads.clear()
-    stream = EventStream(exchange.send, Sweep(clock))
+    stream = EventStream(exchange.asgi(), Sweep(clock))
     stream.start()
     event = b'"' + b"x" * (QUEUED_BYTES // 10) + b'"'
     for _ in range(100):
@@ -58,7 +58,7 @@ async def test_large_events_are_bounded_by_their_bytes(clock: FakeClock) -> None
 
 async def test_a_quiet_stream_shows_signs_of_life(clock: FakeClock) -> None:
     exchange, sweep = Exchange(), Sweep(clock)
-    stream = EventStream(exchange.send, sweep)
+    stream = EventStream(exchange.asgi(), sweep)
     stream.start()
     for _ in range(2):
         clock.advance(KEEPALIVE_SECONDS)
@@ -74,7 +74,7 @@ async def test_a_quiet_stream_shows_signs_of_life(clock: FakeClock) -> None:
 async def test_a_stream_that_is_cut_leaves_no_task(clock: FakeClock) -> None:
     exchange, sweep = Exchange(), Sweep(clock)
     exchange.reads.clear()
-    stream = EventStream(exchange.send, sweep)
+    stream = EventStream(exchange.asgi(), sweep)
     stream.start()
     stream.put(b"1")
     async with asyncio.timeout(5):

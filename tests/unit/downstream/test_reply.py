@@ -10,7 +10,7 @@ import pytest
 from mcpgateway import runtime
 from mcpgateway.auth.principals import Principal
 from mcpgateway.downstream.event_stream import KEEPALIVE_SECONDS, QUEUED_EVENTS
-from mcpgateway.downstream.reply import Reply
+from mcpgateway.downstream.reply import SessionReply
 from mcpgateway.downstream.sessions import ClientSession
 from mcpgateway.errors import RpcError
 from mcpgateway.protocol import jsonrpc
@@ -32,7 +32,7 @@ class Rig:
         self.session = ClientSession(
             Principal("static", "alice"), View({}, single=False), "2025-11-25", b'{"elicitation":{}}', b"{}", self.sweep
         )
-        self.reply = Reply(self.session, self.exchange.send, self.exchange.receive, self.sweep)
+        self.reply = SessionReply(self.session, self.exchange.asgi(), self.sweep)
 
     def answer(self, question: dict[str, object]) -> None:
         said = {"jsonrpc": "2.0", "id": question["id"], "result": {"action": "accept"}}

@@ -42,7 +42,7 @@ class Rig:
 
     def listening(self, session: ClientSession) -> Exchange:
         exchange = Exchange()
-        stream = EventStream(exchange.send, self.sweep)
+        stream = EventStream(exchange.asgi(), self.sweep)
         stream.start()
         session.attach(stream)
         return exchange
@@ -169,9 +169,9 @@ async def test_c6_a_change_is_not_lost_among_what_nobody_heard(rig: Rig) -> None
 
 async def test_a_newer_stream_takes_the_place_of_an_older_one(rig: Rig) -> None:
     session = rig.open()
-    older = EventStream(Exchange().send, rig.sweep)
+    older = EventStream(Exchange().asgi(), rig.sweep)
     exchange = Exchange()
-    newer = EventStream(exchange.send, rig.sweep)
+    newer = EventStream(exchange.asgi(), rig.sweep)
     newer.start()
     assert session.attach(older) is None and session.attach(newer) is older
     assert session.detach(older) is False and session.listening
