@@ -14,7 +14,18 @@ OF_ONE_STATE = frozenset({"bound", "principal"})
 class Binding:
     """Made once per conversation and upstream, and again when the upstream, the credential's identity or the policy changes."""
 
-    __slots__ = ("credential", "expects_state", "generation", "identity", "policy", "renewed", "session", "upstream", "want")
+    __slots__ = (
+        "credential",
+        "expects_state",
+        "generation",
+        "heard_from",
+        "identity",
+        "policy",
+        "renewed",
+        "session",
+        "upstream",
+        "want",
+    )
 
     def __init__(
         self, upstream: Upstream, credential: Credential, generation: int, want: Want, keeps_sessions: bool = True
@@ -30,6 +41,8 @@ class Binding:
         """The one shown last. Its bytes may change with every call, its identity never."""
         self.session: UpstreamSession | None = None
         """The session of the last call."""
+        self.heard_from: str | None = None
+        """The least severe log level that this session was told to send, where calls name one each."""
         self.renewed = False
         """Whether the state that earlier calls left is gone and the client has not been told."""
 
@@ -46,6 +59,12 @@ class Binding:
         )
 
     @property
+    def kept(self) -> bool:
+        """Whether the session is the one that this conversation goes on in: it may be alone in it, or with others of its
+        principal."""
+        return self.expects_state
+
+    @property
     def own(self) -> bool:
         """Whether the sessions are this conversation's alone, so that they end with it."""
         return self.policy == "bound"
@@ -53,6 +72,7 @@ class Binding:
     def use(self, session: UpstreamSession) -> bool:
         """A call runs in `session` now. False if that is not the one whose state it must expect."""
         before, self.session = self.session, session
+        self.heard_from = None
         if before is None or before is session or not before.stateful or not self.expects_state:
             return True
         self.renewed = True

@@ -13,11 +13,12 @@ import msgspec
 
 from mcpgateway import runtime
 from mcpgateway.auth.credentials import Credential
-from mcpgateway.errors import AuthRefused, CircuitOpen, ConnectionLost, SessionLost, StateLost, UpstreamError
+from mcpgateway.errors import AuthRefused, CircuitOpen, ConnectionLost, RpcError, SessionLost, StateLost, UpstreamError
 from mcpgateway.pool.key import PoolKey, Terms
 from mcpgateway.pool.session import Lease
-from mcpgateway.protocol import jsonrpc
+from mcpgateway.protocol import jsonrpc, revisions
 from mcpgateway.protocol.call import Call, Channel, NoChannel
+from mcpgateway.protocol.levels import LEVELS
 from mcpgateway.runtime import Clock
 from mcpgateway.services.audit import Audit, NullAudit
 from mcpgateway.services.binding import Binding
@@ -94,19 +95,22 @@ class Forward:
     async def send(self, upstream: Upstream, conversation: Conversation, call: Call, channel: Channel) -> bytes:
         """The raw result of `call` at `upstream`.
 
-        A call that was refused before it ran, and one that is safe to repeat, is repeated once. Raises RpcError with the
-        upstream's own error, PoolError, UpstreamError, StateLost where the upstream is to say so instead of going on.
+        A call that was refused before it ran, and one that is safe to repeat, is repeated: once after each kind of trouble.
+        Raises RpcError with the upstream's own error, PoolError, UpstreamError, StateLost where the upstream is to say so
+        instead of going on.
         """
         began = self._now()
         failure: BaseException | None = None
+        on_trial = False
         try:
             if upstream.breaker.is_open:
                 self._pass_breaker(upstream)
+                on_trial = True
             result = await self._carry(upstream, conversation, call, channel)
         except BaseException as error:
             failure = error
             upstream.figures.errors[type(error).__name__] += 1
-            if not isinstance(error, CircuitOpen):
+            if on_trial:
                 upstream.breaker.gave_up()
             raise
         finally:
@@ -118,23 +122,26 @@ class Forward:
         return result
 
     async def _carry(self, upstream: Upstream, conversation: Conversation, call: Call, channel: Channel) -> bytes:
-        """Send the call, and once more if it may be."""
+        """Send the call, and again where it may be.
+
+        Once after each kind of trouble, for one may follow from the other: a server that breaks off as it restarts has also
+        forgotten its sessions, and a repeat that it refused for that has not run.
+        """
         call.timeout_seconds = upstream.timeout_seconds
         credential = upstream.credentials.ready(conversation.principal, call.client_headers)
         if credential is None:
             credential = await upstream.credentials.obtain(conversation.principal, call.client_headers)
-        try:
-            return await self._attempt(upstream, conversation, credential, call, channel)
-        except AuthRefused as error:
-            if not error.refreshable:
-                raise
-            _log.info("repeating %r with a fresh credential: %s", call, error)
-            credential = await upstream.credentials.obtain(conversation.principal, call.client_headers)
-        except (SessionLost, ConnectionLost) as error:
-            if not self._repeatable(upstream, conversation, call, error):
-                raise
-            _log.info("repeating %r: %s", call, error)
-        return await self._attempt(upstream, conversation, credential, call, channel)
+        mended: tuple[type[UpstreamError], ...] = ()
+        while True:
+            try:
+                return await self._attempt(upstream, conversation, credential, call, channel)
+            except (AuthRefused, SessionLost, ConnectionLost) as error:
+                if type(error) in mended or not self._repeatable(upstream, conversation, call, error):
+                    raise
+                mended = (*mended, type(error))
+                _log.info("repeating %r: %s", call, error)
+            if mended[-1] is AuthRefused:
+                credential = await upstream.credentials.obtain(conversation.principal, call.client_headers)
 
     async def _attempt(
         self, upstream: Upstream, conversation: Conversation, credential: Credential, call: Call, channel: Channel
@@ -149,6 +156,9 @@ class Forward:
         try:
             if lease.session is not binding.session and not binding.use(lease.session):
                 self._lost(upstream, binding)
+            call.answerer = lease.session.welcome
+            if call.log_level is not None and not conversation.id:
+                await _hear_from(binding, call)
             result: bytes = await lease.session.request(call, channel)
         except AuthRefused as error:
             _judge(error, upstream, conversation, credential)
@@ -201,6 +211,8 @@ class Forward:
             )
 
     def _repeatable(self, upstream: Upstream, conversation: Conversation, call: Call, error: UpstreamError) -> bool:
+        if isinstance(error, AuthRefused):
+            return error.refreshable
         if error.refused_before_dispatch or call.method in SAFE_METHODS:
             return True
         return self.may_repeat(upstream, conversation, call)
@@ -258,12 +270,13 @@ class Forward:
         await self._pool.close_all()
 
     def listen(self, conversation: Conversation) -> None:
-        """The conversation's client began to listen: so do its own sessions."""
-        for session in _own_sessions(conversation):
-            session.listen(session.own_headers)
+        """The conversation's client began to listen: so do the sessions that it goes on in."""
+        for binding in conversation.bindings.values():
+            if binding.kept and binding.session is not None and not binding.session.closed:
+                binding.session.listen(binding.session.own_headers)
 
     def stop_listening(self, conversation: Conversation) -> None:
-        """The conversation's client listens no more."""
+        """The conversation's client listens no more: nor do the sessions that are its alone."""
         for session in _own_sessions(conversation):
             session.stop_listening()
 
@@ -278,6 +291,26 @@ def _own_sessions(conversation: Conversation) -> list[UpstreamSession]:
     return [session for session in own if session is not None and not session.closed]
 
 
+async def _hear_from(binding: Binding, call: Call) -> None:
+    """See that the session says what a client wants to hear that names a level with each call (2026-07-28).
+
+    The level holds for the whole session, so it is lowered and never raised; the edge leaves out what was not asked for.
+    """
+    session, level = binding.session, call.log_level
+    if session is None or level not in LEVELS or revisions.is_modern(session.welcome.protocol_version):
+        return  # a modern server is told with each call
+    if "logging" not in session.welcome.capabilities:
+        return
+    if binding.heard_from is None or LEVELS.index(level) < LEVELS.index(binding.heard_from):
+        told = Call("logging/setLevel", {"level": jsonrpc.raw(level)}, client=call.client, headers=call.headers)
+        told.timeout_seconds = call.timeout_seconds
+        binding.heard_from = level
+        try:
+            await session.request(told, NoChannel())
+        except RpcError as error:
+            _log.info("%r did not take a log level: error %d", session, error.code)
+
+
 async def _notify(session: UpstreamSession, method: str) -> None:
     try:
         await session.notify(method, None, session.own_headers)
@@ -290,5 +323,6 @@ def _partition(policy: str, conversation: Conversation, conversation_key: str) -
     if policy == "bound" and conversation.id:
         return f"bound:{conversation.id}"
     if policy in ("bound", "principal"):
-        return f"principal{conversation_key}"
+        generation = ".modern" if revisions.is_modern(conversation.version) else ""
+        return f"principal{generation}{conversation_key}"
     return policy

@@ -6,7 +6,8 @@ import msgspec
 from msgspec import Raw
 
 from mcpgateway.auth.access import Access, Rights
-from mcpgateway.protocol import jsonrpc
+from mcpgateway.errors import UpstreamError
+from mcpgateway.protocol import jsonrpc, revisions
 from mcpgateway.protocol.call import Call, NoChannel
 from mcpgateway.services.conversation import Conversation
 from mcpgateway.services.forward import Forward
@@ -50,11 +51,14 @@ class Handshake:
 
     async def _welcome(self, upstream: Upstream, conversation: Conversation, call: Call) -> Welcome:
         identity = upstream.identity_of(conversation.principal, call)
-        welcome = upstream.welcomes.get(identity)
+        modern = revisions.is_modern(conversation.version)
+        welcome = upstream.welcome_of(identity, modern=modern)
         if welcome is None:
             ping = Call("ping", client=conversation, client_headers=call.client_headers)
             await self._forward.send(upstream, conversation, ping, NoChannel())
-            welcome = upstream.welcomes[identity]
+            welcome = upstream.welcome_of(identity, modern=modern)
+        if welcome is None:
+            raise UpstreamError(upstream.name, "what it offers was known, and is not any more; try again")
         return welcome
 
 

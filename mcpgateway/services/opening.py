@@ -10,7 +10,7 @@ import msgspec
 
 from mcpgateway.errors import RpcError
 from mcpgateway.pool.session import PooledSession, TransportType
-from mcpgateway.protocol import jsonrpc
+from mcpgateway.protocol import jsonrpc, revisions
 from mcpgateway.protocol.call import Call, NoChannel
 from mcpgateway.runtime import Clock
 from mcpgateway.services.binding import Binding
@@ -56,7 +56,8 @@ class Opening:
         session = await self._opener.open(upstream.target, hello_of(conversation), credential.lines)
         upstream.handshake_ms = (self._now() - began) * 1000
         transport = self._opener.transport_of(upstream.target)
-        upstream.learned(session.welcome, credential.identity, stateful=session.stateful, transport=transport)
+        modern = revisions.is_modern(conversation.version)
+        upstream.learned(session.welcome, credential.identity, modern=modern, stateful=session.stateful, transport=transport)
         if self._listener_for is not None:
             session.listener = self._listener_for(upstream, conversation, binding.policy)
         try:
@@ -64,7 +65,7 @@ class Opening:
         except BaseException:
             await session.aclose()
             raise
-        if conversation.listening and binding.own:
+        if conversation.listening and binding.kept:
             session.listen(credential.lines)
         kind = TransportType(transport) if transport in set(TransportType) else TransportType.STREAMABLE_HTTP
         return PooledSession(session, aclosing(session), upstream.target.url, credential.identity, kind)
@@ -84,7 +85,7 @@ class Opening:
         conversation = self._conversation
         if conversation.log_level is not None and self._upstream.offers("logging"):
             steps.append(("logging/setLevel", {"level": jsonrpc.raw(conversation.log_level)}))
-        if binding.own:
+        if binding.kept:
             uris = [uri for slug, uri in conversation.subscriptions if slug == self._upstream.slug]
             steps += [("resources/subscribe", {"uri": jsonrpc.raw(uri)}) for uri in uris]
         return steps
@@ -95,4 +96,5 @@ def hello_of(conversation: Conversation) -> Hello:
     capabilities = jsonrpc.object_of(conversation.capabilities)
     carried = {name: value for name, value in capabilities.items() if name not in NOT_FOR_UPSTREAM}
     info = conversation.client_info
-    return Hello(msgspec.json.encode(carried), info if info != b"{}" else GATEWAY_INFO)
+    modern = revisions.is_modern(conversation.version)
+    return Hello(msgspec.json.encode(carried), info if info != b"{}" else GATEWAY_INFO, modern)

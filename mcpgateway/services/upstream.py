@@ -11,7 +11,7 @@ from mcpgateway.auth.principals import Principal
 from mcpgateway.config import ServerConfig
 from mcpgateway.metrics import UpstreamFigures
 from mcpgateway.pool.breaker import Breaker
-from mcpgateway.protocol import jsonrpc
+from mcpgateway.protocol import jsonrpc, revisions
 from mcpgateway.protocol.call import Call
 from mcpgateway.upstream.base import Target, Welcome
 
@@ -76,8 +76,8 @@ class Upstream:
         self.state = State.CONNECTING
         self.reason = "first connection is being made"
         self.welcome: Welcome | None = None
-        self.welcomes: dict[str, Welcome] = {}
-        """What it said of itself, by the identity that it was said to."""
+        self._welcomes: dict[tuple[str, bool], Welcome] = {}
+        self._speaks_modern = False
         self.stateful: bool | None = None
         self.transport = self.target.transport
         self.handshake_ms: float | None = None
@@ -89,22 +89,38 @@ class Upstream:
     def _choose(self) -> tuple[str, str]:
         if self.config.sessions != "auto":
             return self.config.sessions, "as configured"
+        if self._speaks_modern:
+            return (
+                "bound",
+                f"it speaks {revisions.NEWEST_MODERN}, where a session is nothing but a conversation's subscriptions",
+            )
         if self.stateful is False:
             return "stateless", "it gives its sessions no name, so it keeps no state in them"
         if self.stateful is None:
             return "bound", "not known yet whether it keeps state; taken to be so"
         return "bound", "its sessions may hold state, so each conversation has one of its own"
 
-    def learned(self, welcome: Welcome, identity: str, *, stateful: bool, transport: str) -> None:
-        """A session was opened: what it showed decides how sessions are shared from now on."""
+    def learned(self, welcome: Welcome, identity: str, *, modern: bool, stateful: bool, transport: str) -> None:
+        """A session was opened for a client of this generation: what it showed decides how sessions are shared from now on."""
         self.welcome = welcome
-        self.welcomes[identity] = welcome
-        if len(self.welcomes) > REMEMBERED:
-            del self.welcomes[next(iter(self.welcomes))]
+        self._welcomes[identity, modern] = welcome
+        if len(self._welcomes) > REMEMBERED:
+            del self._welcomes[next(iter(self._welcomes))]
         self.transport = transport
-        if self.stateful is not True:
-            self.stateful = stateful
-            self.policy, self.policy_reason = self._choose()
+        self._speaks_modern = self._speaks_modern or revisions.is_modern(welcome.protocol_version)
+        self.stateful = self.stateful or stateful
+        self.policy, self.policy_reason = self._choose()
+
+    def welcome_of(self, identity: str, *, modern: bool) -> Welcome | None:
+        """What it said of itself to clients of this identity and generation; None while that is not known.
+
+        A server that took a client of the other generation by bridging has nothing else to offer to this one.
+        """
+        known = self._welcomes.get((identity, modern))
+        if known is None:
+            other = self._welcomes.get((identity, not modern))
+            known = other if other is not None and revisions.is_modern(other.protocol_version) == modern else None
+        return known
 
     def slot_of(self, conversation_id: str, call: Call) -> str:
         """Under which name a conversation's binding to this upstream is kept: one for all its calls, or one per value of

@@ -9,6 +9,7 @@ import msgspec
 from mcpgateway.errors import GatewayError, InvalidParams
 from mcpgateway.protocol import jsonrpc
 from mcpgateway.protocol.call import Call, Channel
+from mcpgateway.protocol.levels import LEVELS
 from mcpgateway.services.conversation import Conversation
 from mcpgateway.services.forward import Forward
 from mcpgateway.services.prompt_service import PromptService
@@ -16,8 +17,6 @@ from mcpgateway.services.resource_service import ResourceService
 from mcpgateway.services.views import View
 
 _log = logging.getLogger("mcpgateway.utility")
-
-LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
 
 
 class UtilityService:

@@ -17,6 +17,9 @@ from mcpgateway.protocol.call import Call, Channel, HeaderBlock, cannot_ask
 GATEWAY_INFO = msgspec.json.encode({"name": "mcpgateway", "title": "MCP Gateway", "version": __version__})
 
 
+SERVER_INFO_META = "io.modelcontextprotocol/serverInfo"
+"""The `_meta` key under which a modern server says who it is."""
+
 Ask = Callable[[str, bytes], Awaitable[bytes]]
 """Method and raw params of a server's question → raw result, or RpcError."""
 
@@ -57,6 +60,10 @@ class Hello(msgspec.Struct, frozen=True):
 
     capabilities: bytes = b"{}"
     client_info: bytes = GATEWAY_INFO
+    modern: bool = False
+    """Whether the client is of the generation without handshakes: it decides where the server speaks both."""
+    identity: str = ""
+    """Who the caller is to the upstream, as a hash. Without one, the headers stand for it."""
 
     def params(self) -> bytes:
         """The params of `initialize`."""
@@ -67,28 +74,69 @@ class Hello(msgspec.Struct, frozen=True):
         )
 
 
-class Welcome(msgspec.Struct, frozen=True, rename="camel"):
-    """The parts of an InitializeResult that the gateway looks into; `raw` holds all of it."""
+class Welcome(msgspec.Struct, frozen=True):
+    """What a server said of itself, as far as the gateway looks into it.
+
+    `raw` is an InitializeResult: the server's own, or, of a server that has no handshake, one that says the same.
+    `discovered` is then the DiscoverResult as it came; b"" of a server with a handshake.
+    """
 
     protocol_version: str
     capabilities: dict[str, Raw] = {}
+    """Without `extensions`, which legacy clients do not know."""
     server_info: Raw = Raw(b"{}")
     instructions: str | None = None
     raw: bytes = b""
+    discovered: bytes = b""
 
     @classmethod
     def decode(cls, upstream: str, raw: bytes) -> Welcome:
         """Raises BadAnswer where `raw` is no InitializeResult, Incompatible where its revision is not spoken here."""
         raw = bytes(raw)  # a copy: the views below must not keep a whole response alive
         try:
-            welcome = msgspec.json.decode(raw, type=cls)
+            said = msgspec.json.decode(raw, type=_Initialized)
         except (msgspec.DecodeError, RecursionError) as error:
             raise BadAnswer(upstream, f"its answer to initialize is no InitializeResult: {error}") from error
-        if welcome.protocol_version not in revisions.LEGACY:
+        if said.protocol_version not in revisions.LEGACY:
             raise Incompatible(
-                upstream, f"it speaks protocol revision {welcome.protocol_version[:40]!r}, which is not spoken here"
+                upstream, f"it speaks protocol revision {said.protocol_version[:40]!r}, which is not spoken here"
             )
-        return msgspec.structs.replace(welcome, raw=raw)
+        return cls(said.protocol_version, said.capabilities, said.server_info, said.instructions, raw)
+
+    @classmethod
+    def discover(cls, upstream: str, raw: bytes, version: str) -> Welcome:
+        """The welcome of a server that is spoken to in the modern revision `version`, from its raw DiscoverResult.
+
+        Raises BadAnswer where `raw` is none.
+        """
+        raw = bytes(raw)
+        try:
+            said = msgspec.json.decode(raw, type=_Discovered)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise BadAnswer(upstream, f"its answer to server/discover is no DiscoverResult: {error}") from error
+        carried = {name: value for name, value in said.capabilities.items() if name != "extensions"}
+        info = said.meta.get(SERVER_INFO_META, jsonrpc.raw({"name": upstream, "version": "unknown"}))
+        fields = {"protocolVersion": version, "capabilities": carried, "serverInfo": info}
+        if said.instructions is not None:
+            fields["instructions"] = said.instructions
+        return cls(version, carried, info, said.instructions, msgspec.json.encode(fields), raw)
+
+
+class _Initialized(msgspec.Struct, rename="camel"):
+    """The parts of an InitializeResult."""
+
+    protocol_version: str
+    capabilities: dict[str, Raw] = {}
+    server_info: Raw = Raw(b"{}")
+    instructions: str | None = None
+
+
+class _Discovered(msgspec.Struct, rename="camel"):
+    """The parts of a DiscoverResult."""
+
+    capabilities: dict[str, Raw] = {}
+    instructions: str | None = None
+    meta: dict[str, Raw] = msgspec.field(name="_meta", default_factory=dict)
 
 
 class UpstreamSession(Protocol):

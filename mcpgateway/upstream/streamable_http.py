@@ -249,6 +249,8 @@ class _Answer:
                 self._questions.end()
         response.release()
         if message is None:
+            # The answer may still come, where the next request on that connection would take it for its own.
+            self._session._http.distrust()
             raise ConnectionLost(upstream, "it ended the stream before its answer; the request may have run")
         return answer_of(upstream, message)
 

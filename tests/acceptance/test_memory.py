@@ -35,7 +35,7 @@ CACHES = {
     "Listing": 4 * catalog.MAX_ENTRIES,
     "Welcome": upstream.REMEMBERED,
     "Catalog._entries": catalog.MAX_ENTRIES,
-    "Upstream.welcomes": upstream.REMEMBERED,
+    "Upstream._welcomes": upstream.REMEMBERED,
     "_HeaderSet._known": credentials.REMEMBERED,
 }
 """What is kept of callers who have gone, and how much at most. Of everything else nothing is kept."""

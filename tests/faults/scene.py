@@ -81,7 +81,7 @@ class Scene:
                 tasks.remove(known)
         metrics = inner.pool.get_metrics()
         slots = [f"{metrics[name]} {name}" for name in ("leased", "opening", "waiting", "closing") if metrics[name]]
-        origins = [client for _, client in inner._opener._clients.values()]
+        origins = list(inner._opener._clients.values())
         busy = [repr(connection) for origin in origins for connection in origin._all if connection not in origin._idle]
         calls = [f"{id} in flight" for session in inner.sessions.all() for id in session.in_flight]
         return tasks + slots + busy + calls + self._lines(origins)

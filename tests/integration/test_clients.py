@@ -141,7 +141,7 @@ async def test_when_no_session_can_be_added_nothing_is_left_upstream(policy: str
     async with serving(document) as gateway, client_of(gateway.server("up")) as first, asyncio.timeout(20):
         waiting = asyncio.create_task(first.call("wait"))
         await gateway.until(lambda: stub.seen.running == 1)
-        gateway.gateway.upstreams["up"].welcomes.clear()
+        gateway.gateway.upstreams["up"]._welcomes.clear()
         async with Wire(gateway.server("up")) as second:
             reply = await second.initialize()
             assert reply.status == 429 and reply.headers["retry-after"]

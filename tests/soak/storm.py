@@ -181,7 +181,7 @@ class Storm:
                 upstream.revoked[principal.name] = REVOKED_REQUESTS
 
     async def _break(self, upstream: SoakUpstream, how: Callable[[], Awaitable[None]], witness: Conversation) -> None:
-        """Break the connections of a server, while a call of the witness runs in it that must not run again."""
+        """Break the connections of a server, while a call of the witness runs in it."""
         if upstream.down:
             return
         self._ledger.breaks += 1
@@ -190,7 +190,7 @@ class Storm:
             return
         call = witness.next_call()
         hold = upstream.hold(call, may_be_cancelled=False)
-        calling = asyncio.create_task(witness.call(upstream.name, "hold", call, stream=False))
+        calling = asyncio.create_task(witness.call(upstream.name, self._kind(), call, stream=False))
         try:
             await first_of(calling, hold.began)
             await how()
@@ -254,13 +254,17 @@ class Storm:
             conversation.unsure_of(each)
         await conversation.ask_for("logging/setLevel", {"level": self._dice.choice(["debug", "info"])})
 
+    def _kind(self) -> str:
+        """A tool whose calls last: one that must not run twice, or one that may."""
+        return self._dice.choice(["hold", "wait"])
+
     async def _cancel(self, conversation: Conversation, name: str) -> None:
         """Take a call back once it runs. The server hears of it, or has lost the session."""
         self._ledger.cancels += 1
         call = conversation.next_call()
         hold = self._upstreams[name].hold(call, may_be_cancelled=True)
         conversation.cancels = True
-        calling = asyncio.create_task(conversation.call(name, "hold", call, stream=self._dice.random() < 0.5))
+        calling = asyncio.create_task(conversation.call(name, self._kind(), call, stream=self._dice.random() < 0.5))
         try:
             await first_of(calling, hold.began)
             if not calling.done():
@@ -278,7 +282,7 @@ class Storm:
         self._ledger.disconnects += 1
         call = conversation.next_call()
         hold = self._upstreams[name].hold(call, may_be_cancelled=False)
-        message, _ = conversation.call_message(name, "hold", call, stream=self._dice.random() < 0.5)
+        message, _ = conversation.call_message(name, self._kind(), call, stream=self._dice.random() < 0.5)
         calling = asyncio.create_task(conversation.start(message))
         try:
             await first_of(calling, hold.began)
@@ -316,7 +320,7 @@ class Storm:
     async def _end_with_a_call(self, conversation: Conversation, name: str) -> None:
         call = conversation.next_call()
         hold = self._upstreams[name].hold(call, may_be_cancelled=True)
-        calling = asyncio.create_task(conversation.call(name, "hold", call, stream=self._dice.random() < 0.5))
+        calling = asyncio.create_task(conversation.call(name, self._kind(), call, stream=self._dice.random() < 0.5))
         try:
             await first_of(calling, hold.began)
             await conversation.end()
@@ -440,7 +444,7 @@ async def soak(plan: Plan) -> Ledger:
     ledger = Ledger()
     with _logged_faults(ledger):
         tasks, sockets = asyncio.all_tasks(), open_sockets()
-        async with _running(plan, ledger) as upstreams:
+        async with running(plan, ledger) as upstreams:
             async with serving(document(plan, upstreams)) as gateway:
                 await Storm(plan, gateway, upstreams, ledger).run()
                 pool = gateway.gateway.pool
@@ -453,7 +457,7 @@ async def soak(plan: Plan) -> Ledger:
 
 
 @asynccontextmanager
-async def _running(plan: Plan, ledger: Ledger) -> AsyncIterator[dict[str, SoakUpstream]]:
+async def running(plan: Plan, ledger: Ledger) -> AsyncIterator[dict[str, SoakUpstream]]:
     """Three servers: one session per conversation, one per principal, none."""
     dice = random.Random(plan.seed + 1)
     upstreams = {

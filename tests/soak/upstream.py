@@ -25,7 +25,7 @@ Tag = dict[str, Any]
 
 REMEMBERED_CALLS = 100_000
 STREAM = {"content-type": "text/event-stream", "transfer-encoding": "chunked"}
-TOOLS = ("count", "steps", "ask", "push", "hold")
+TOOLS = ("count", "steps", "ask", "push", "hold", "wait")
 SINGLE = ("count", "push", "hold")
 """Tools that are not declared safe to repeat: no call of theirs may run twice."""
 
@@ -149,6 +149,7 @@ class SoakUpstream:
             "ask": self._ask,
             "push": self._push,
             "hold": self._hold,
+            "wait": self._hold,
         }
 
     def __repr__(self) -> str:
@@ -487,7 +488,10 @@ class SoakUpstream:
         hold = self.holds.get(exchange.arguments["call"])
         if hold is not None:
             hold.began.set()
-            await hold.over.wait()
+            try:
+                await hold.over.wait()
+            finally:
+                hold.over.set()  # its connection may have broken: then nobody will cancel it here
         return self._tagged(exchange)
 
 
