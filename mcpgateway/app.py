@@ -9,12 +9,14 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 
 from mcpgateway import runtime
 from mcpgateway.auth.access import Access
 from mcpgateway.config import Config, ServerConfig
+from mcpgateway.downstream.conversing import Conversing
 from mcpgateway.downstream.dispatch import Dispatch
 from mcpgateway.downstream.door import Door
 from mcpgateway.downstream.endpoint import Endpoint
@@ -44,7 +46,19 @@ from mcpgateway.services.utility_service import UtilityService
 from mcpgateway.services.views import Views
 from mcpgateway.upstream.open import Opener
 from mcpgateway.upstream.tls import TlsContexts
-from mcpgateway.wiring import audit_of, close_tokens, credentials_of, enabled_servers, rate_limit_of, tokens_of
+from mcpgateway.wiring import (
+    audit_of,
+    close_tokens,
+    credentials_of,
+    enabled_servers,
+    forward_of,
+    rate_limit_of,
+    spans_of,
+    tokens_of,
+)
+
+if TYPE_CHECKING:
+    from mcpgateway.tracing import Spans
 
 _log = logging.getLogger("mcpgateway")
 
@@ -90,7 +104,7 @@ class Gateway:
             sweep=self.sweep,
         )
 
-    def _make_forward(self, pool: SessionPool) -> Forward:
+    def _make_forward(self, pool: SessionPool, spans: Spans | None = None) -> Forward:
         settings = self.config.gateway.session_pool
         terms = Terms(
             max_sessions=settings.max_sessions_per_key,
@@ -98,10 +112,11 @@ class Gateway:
             max_idle_seconds=settings.session_ttl_seconds,
             probe_after_seconds=settings.health_check_interval_seconds,
         )
-        return Forward(pool, self._opener, terms, audit=self._audit, keeps_sessions=settings.enabled)
+        return forward_of(spans, pool, self._opener, terms, audit=self._audit, keeps_sessions=settings.enabled)
 
     def _build_services(self) -> None:
-        self.forward = self._make_forward(self.pool)
+        self._spans = spans_of(self.config)
+        self.forward = self._make_forward(self.pool, self._spans)
         self.catalog = Catalog(self.forward)
         self.announcer = Announcer(self.catalog, self._access)
         self.lists = Lists(self.catalog, self._access)
@@ -125,13 +140,12 @@ class Gateway:
         settings = self.config.gateway
         limits = settings.limits
         self.sessions = Sessions(
-            limits.client_sessions, limits.client_session_idle_seconds, self.sweep, lambda session: self._edge.ended(session)
+            limits.client_sessions, limits.client_session_idle_seconds, self.sweep, lambda session: self.conversing.ended(session)
         )
         dispatch = Dispatch(self.tools, self.resources, self.prompts, self.utilities)
         handshake = Handshake(self.forward, self._access)
-        self._edge = StreamableHTTP(
-            self.sessions, dispatch, handshake, self.forward, self.announcer, self.sweep, limits.json_depth
-        )
+        self.conversing = Conversing(self.sessions, dispatch, handshake, self.forward, self.announcer, limits.json_depth)
+        self._edge = StreamableHTTP(self.conversing, self.sweep)
         self._pages = Pages(self.service, self.pool, self.sessions, self.figures)
         self._door = Door(
             tokens_of(settings.auth, self._opener), local=local, hosts=settings.allowed_hosts, origins=settings.allowed_origins
@@ -231,6 +245,8 @@ class Gateway:
         await close_tokens(self._door.tokens)
         await self._opener.aclose()
         self._audit.close()
+        if self._spans is not None:
+            await asyncio.to_thread(self._spans.close)
         self.sweep.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from mcpgateway import logs
 from mcpgateway.auth.authenticators import Authenticators
@@ -13,17 +14,46 @@ from mcpgateway.auth.tokens import StaticTokens
 from mcpgateway.config import AuthConfig, Config, LimitsConfig, ServerConfig
 from mcpgateway.downstream.door import Tokens
 from mcpgateway.downstream.rate_limit import NoRateLimit, RateLimit, TokenBuckets
+from mcpgateway.errors import ConfigError
+from mcpgateway.pool.key import Terms
 from mcpgateway.runtime import Sweep
 from mcpgateway.services.audit import Audit, FileAudit, NullAudit
+from mcpgateway.services.forward import Forward
+from mcpgateway.services.leasing import SessionPool
 from mcpgateway.upstream.connection import Origin
 from mcpgateway.upstream.open import Opener
 from mcpgateway.upstream.tls import TlsContexts
 from mcpgateway.upstream.token_endpoint import HttpTokenEndpoint
 
+if TYPE_CHECKING:
+    from mcpgateway.tracing import Spans
+
 
 def enabled_servers(config: Config) -> dict[str, ServerConfig]:
     """The servers that are to be served, by slug."""
     return {server.slug: server for server in config.servers if server.enabled}
+
+
+def spans_of(config: Config) -> Spans | None:
+    """Who is told of calls as spans, or None. Raises ConfigError where the packages for that are not installed."""
+    endpoint = config.gateway.tracing.endpoint
+    if not endpoint:
+        return None
+    try:
+        # Not at the top: the packages are optional, and take their time to load.
+        from mcpgateway.tracing import Spans
+    except ImportError as error:
+        raise ConfigError("gateway.tracing needs further packages: pip install 'mcpgateway[tracing]'") from error
+    return Spans.to(endpoint)
+
+
+def forward_of(spans: Spans | None, pool: SessionPool, opener: Opener, terms: Terms, **settings: Any) -> Forward:
+    """The path of a call, told as spans where there is somebody to tell."""
+    if spans is None:
+        return Forward(pool, opener, terms, **settings)
+    from mcpgateway.services.traced_forward import TracedForward
+
+    return TracedForward(pool, opener, terms, spans=spans, **settings)
 
 
 def audit_of(config: Config) -> Audit:

@@ -63,19 +63,22 @@ def find(folder: Path) -> str:
     raise ConfigError(f"no configuration file: looked for {', '.join(USUAL_PLACES)} in {folder}; name one on the command line")
 
 
-def load(path: str, environ: Mapping[str, str] = os.environ) -> Config:
-    """The configuration in the file at `path`. Raises ConfigError, which lists everything wrong with it."""
+def load(path: str, environ: Mapping[str, str] = os.environ, files: set[str] | None = None) -> Config:
+    """The configuration in the file at `path`. Raises ConfigError, which lists everything wrong with it.
+
+    `files` gets the names of what was read beside it, whether that was any use or not.
+    """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from error
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    return parse(text, path, environ)
+    return parse(text, path, environ, files)
 
 
-def parse(text: str, path: str, environ: Mapping[str, str] = os.environ) -> Config:
-    """The configuration in `text`; `path` is what errors call it. Raises ConfigError."""
+def parse(text: str, path: str, environ: Mapping[str, str] = os.environ, files: set[str] | None = None) -> Config:
+    """The configuration in `text`; `path` is what errors call it. Raises ConfigError. See `load`."""
     located = locate(text, path)
     source = Source(located, path, environ)
     for place, (first, last) in located.repeated.items():
@@ -83,6 +86,8 @@ def parse(text: str, path: str, environ: Mapping[str, str] = os.environ) -> Conf
     _check_top_level(located, source)
     servers = read_servers(located.data, source)
     gateway = read_gateway(located.data.get("gateway", {}), servers, source)
+    if files is not None:
+        files |= source.files
     source.raise_problems()
     return Config(servers=servers, gateway=gateway, path=path, secrets=tuple(sorted(source.secrets)))
 

@@ -53,22 +53,23 @@ def read_credentials(
     written: Mapping[str, Any], file: str, forwarded: Collection[str], place: Place, source: Source
 ) -> tuple[CallerHeaders, ...]:
     """The headers of single callers and tenants, written in `credentials` or in the file that `credentials_file` names."""
-    found: dict[str, CallerHeaders] = {}
+    found: dict[tuple[str, str], CallerHeaders] = {}
     sections = [(written["credentials"], (*place, "credentials"))] if "credentials" in written else []
     if file:
         sections.append((_load(file, (*place, "credentials_file"), source), (*place, "credentials_file")))
     for data, section in sections:
-        for name, entry in _callers(data, section, source):
-            if name in found:
-                source.problem((*section, name), "is in credentials as well; keep one")
-            found[name] = entry
-            _refuse_forwarded(entry, forwarded, (*section, name), source)
+        for name, entry, where in _callers(data, section, source):
+            if (name, entry.issuer) in found:
+                source.problem(where, f"there is another entry for this name and the issuer {entry.issuer}; keep one")
+            found[name, entry.issuer] = entry
+            _refuse_forwarded(entry, forwarded, where, source)
     return tuple(found.values())
 
 
 def _load(file: str, place: Place, source: Source) -> Any:
     """What the file holds; {} where it cannot be read, which is noted."""
     path = source.beside(file)
+    source.files.add(str(path))
     try:
         located = locate(path.read_text(encoding="utf-8-sig"), str(path))
     except UnicodeDecodeError as error:
@@ -86,23 +87,32 @@ def _load(file: str, place: Place, source: Source) -> Any:
     return {}
 
 
-def _callers(data: Any, place: Place, source: Source) -> Iterator[tuple[str, CallerHeaders]]:
+def _callers(data: Any, place: Place, source: Source) -> Iterator[tuple[str, CallerHeaders, Place]]:
+    """Each name with its entry, or its entries for several issuers, and where each stands."""
     if not isinstance(data, dict):
         source.problem(place, 'expected an object, {"NAME": {"headers": {…}}, "tenant:NAME": {"headers": {…}}}')
         return
-    for name, entry in data.items():
-        if isinstance(entry, dict):
-            refuse_unknown(entry, ("headers", "issuer"), (*place, name), source)
+    for name, written in data.items():
         if not name.removeprefix(TENANT).strip():
             source.problem((*place, name), "names nobody; expected a principal's name, or tenant: and a tenant's")
             continue
-        read = read_section(_CallerEntry, entry, (*place, name), source)
-        if not read.headers and not source.is_faulty((*place, name)):
-            source.problem((*place, name), 'expected {"headers": {…}} with at least one header')
-        headers = checked_headers(read.headers, (*place, name, "headers"), source)
-        is_tenant = name.startswith(TENANT)
-        who = {"tenant" if is_tenant else "subject": name.removeprefix(TENANT)}
-        yield name, CallerHeaders(headers, **who, issuer=read.issuer)
+        if not isinstance(written, list) or not written:
+            yield name, _caller(name, written, (*place, name), source), (*place, name)
+            continue
+        for index, entry in enumerate(written):
+            where = (*place, name, index)
+            yield name, _caller(name, entry, where, source), where
+
+
+def _caller(name: str, written: Any, place: Place, source: Source) -> CallerHeaders:
+    if isinstance(written, dict):
+        refuse_unknown(written, ("headers", "issuer"), place, source)
+    read = read_section(_CallerEntry, written, place, source)
+    if not read.headers and not source.is_faulty(place):
+        source.problem(place, 'expected {"headers": {…}} with at least one header')
+    headers = checked_headers(read.headers, (*place, "headers"), source)
+    who = {"tenant" if name.startswith(TENANT) else "subject": name.removeprefix(TENANT)}
+    return CallerHeaders(headers, **who, issuer=read.issuer)
 
 
 def _refuse_forwarded(entry: CallerHeaders, forwarded: Collection[str], place: Place, source: Source) -> None:

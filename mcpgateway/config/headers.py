@@ -15,6 +15,7 @@ _OURS = frozenset(
     mcp-method mcp-name mcp-protocol-version mcp-session-id proxy-authenticate proxy-connection te trailer transfer-encoding
     upgrade""".split()
 )
+_TRACE = frozenset({"baggage", "traceparent", "tracestate"})
 _CREDENTIALS = frozenset({"authorization", "proxy-authorization"})
 
 
@@ -31,6 +32,8 @@ def fault_in_forwarded(name: str) -> str | None:
     """Why a client's header `name` may not be forwarded, or None."""
     if name.lower() in _CREDENTIALS:
         return "a client's own token never goes upstream; put the upstream's credential into headers"
+    if name.lower() in _TRACE:
+        return "a client's trace is continued upstream anyway; leave it out"
     return fault_in_name(name)
 
 

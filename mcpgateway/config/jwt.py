@@ -96,8 +96,10 @@ def _read_keys(found: JwtConfig, place: Place, source: Source) -> bytes:
     if found.jwks_url:
         _note(_fault_in_jwks_url(found.jwks_url), (*place, "jwks_url"), source)
         return b""
+    path = source.beside(found.key_file)
+    source.files.add(str(path))
     try:
-        with source.beside(found.key_file).open("rb") as file:
+        with path.open("rb") as file:
             keys = file.read(MAX_KEY_FILE_BYTES + 1)
     except (OSError, ValueError) as error:
         _note(f"cannot be read: {getattr(error, 'strerror', None) or 'not a path'}", (*place, "key_file"), source)

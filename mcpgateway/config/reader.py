@@ -35,6 +35,8 @@ class Source:
 
     def __init__(self, located: Located, path: str, environ: Mapping[str, str]) -> None:
         self.secrets: set[str] = set()
+        self.files: set[str] = set()
+        """Files that this one names and that are read with it, whether they are there or not."""
         self._located = located
         self._path = path
         self._environ = environ

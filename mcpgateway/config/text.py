@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -52,7 +53,7 @@ def locate(text: str, path: str) -> Located:
 
 def _decode(text: str, path: str) -> dict[str, Any]:
     try:
-        data = json5.loads(text)
+        data = _plain(text)
     except ValueError as error:
         raise ConfigError(f"{path}{_readable(str(error))}") from error
     except RecursionError as error:
@@ -61,6 +62,13 @@ def _decode(text: str, path: str) -> dict[str, Any]:
         raise ConfigError(f'{path}: expected an object, {{"mcpServers": …}}')
     joined: dict[str, Any] = _joined(data)
     return joined
+
+
+def _plain(text: str) -> Any:
+    try:
+        return json.loads(text)  # where there are no comments: the other takes a hundred times as long
+    except ValueError:
+        return json5.loads(text)
 
 
 def _joined(value: Any) -> Any:

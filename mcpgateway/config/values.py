@@ -26,7 +26,7 @@ SecondsFromZero = Annotated[float, Meta(ge=0, le=604_800)]
 Count = Annotated[int, Meta(ge=1, le=10_000_000)]
 
 
-class TlsConfig(msgspec.Struct, frozen=True):
+class TlsConfig(msgspec.Struct, frozen=True, weakref=True):
     """Whose certificates an upstream's connections trust, and the one they show. All paths are absolute or ''."""
 
     ca: str = ""
@@ -197,6 +197,12 @@ class LogsConfig(msgspec.Struct, frozen=True):
     format: Format = "auto"
 
 
+class TracingConfig(msgspec.Struct, frozen=True):
+    """Where spans are posted, as OTLP over HTTP; '' for nowhere."""
+
+    endpoint: str = ""
+
+
 class AuditConfig(msgspec.Struct, frozen=True):
     """Whether calls are recorded, and how much of them."""
 
@@ -214,6 +220,7 @@ class GatewayConfig(msgspec.Struct, frozen=True):
     limits: LimitsConfig = LimitsConfig()
     logs: LogsConfig = LogsConfig()
     audit: AuditConfig = AuditConfig()
+    tracing: TracingConfig = TracingConfig()
     public_url: str = ""
     allowed_hosts: tuple[str, ...] = ()
     """In lower case."""

@@ -3,39 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-import logging
-import secrets
-
-import msgspec
 
 from mcpgateway import runtime
 from mcpgateway.auth.principals import Principal
-from mcpgateway.downstream.dispatch import Dispatch
+from mcpgateway.downstream.conversing import Conversing, described, id_of, new_id_of, withdrawn
 from mcpgateway.downstream.event_stream import EventStream
 from mcpgateway.downstream.exchange import JSON, Exchange, Headers
-from mcpgateway.downstream.problems import CANCELLED, Problem, problem_of, unexpected
+from mcpgateway.downstream.problems import problem_of
 from mcpgateway.downstream.reply import SessionReply
-from mcpgateway.downstream.sessions import ClientSession, Sessions
+from mcpgateway.downstream.sessions import ClientSession
 from mcpgateway.errors import (
     GatewayError,
     InvalidRequest,
     MethodNotFound,
     NotAcceptable,
-    RpcError,
-    StateLost,
     UnsupportedMedia,
     UnsupportedVersion,
 )
 from mcpgateway.protocol import jsonrpc, revisions
-from mcpgateway.protocol.call import Call
 from mcpgateway.runtime import Sweep
-from mcpgateway.services.announcements import Announcer
-from mcpgateway.services.forward import Forward
-from mcpgateway.services.handshake import Handshake
 from mcpgateway.services.views import View
-
-_log = logging.getLogger("mcpgateway.calls")
 
 MAX_BATCH = 1000
 """Messages in a batch: each of its requests runs in a task."""
@@ -44,25 +31,10 @@ MAX_BATCH = 1000
 class StreamableHTTP:
     """One edge for all clients of these revisions."""
 
-    def __init__(
-        self,
-        sessions: Sessions,
-        dispatch: Dispatch,
-        handshake: Handshake,
-        forward: Forward,
-        announcer: Announcer,
-        sweep: Sweep,
-        json_depth: int,
-    ) -> None:
-        self._sessions = sessions
-        self._dispatch = dispatch
-        self._handshake = handshake
-        self._forward = forward
-        self._announcer = announcer
+    def __init__(self, conversing: Conversing, sweep: Sweep) -> None:
+        self._conversing = conversing
+        self._sessions = conversing.sessions
         self._sweep = sweep
-        self._json_depth = json_depth
-        self._boot = secrets.token_hex(4)
-        self._numbers = itertools.count(1)
 
     def __repr__(self) -> str:
         return f"<StreamableHTTP {self._sessions!r}>"
@@ -74,25 +46,17 @@ class StreamableHTTP:
         if body[:1] == b"[" or body.lstrip()[:1] == b"[":
             await self._batch(exchange, body, principal, view)
             return
-        message = self._decode(body)
-        self._check_depth(body)
+        message = self._conversing.decode(body)
         if message.method == "initialize" and message.is_request:
             await self._initialize(exchange, message, principal, view)
             return
         _check_version(headers, message.method)
         session = self._session(headers, principal, view)
         if message.is_request:
-            id = _id_of(message, session)
-            reply = SessionReply(session, exchange, self._sweep)
-            try:
-                problem = await self._answer(exchange, message, id, session, reply)
-                await reply.finish(problem.status, [problem.body], problem.headers)
-            except BaseException:
-                await reply.abandon()
-                raise
-            return
-        self._take(message, session)
-        await exchange.respond(202, b"", ())
+            await self._answer(exchange, message, session)
+        else:
+            self._conversing.take(message, session)
+            await exchange.respond(202, b"", ())
 
     @staticmethod
     def may_finish_a_call(body: bytes) -> bool:
@@ -102,16 +66,9 @@ class StreamableHTTP:
         except GatewayError:
             return False
 
-    def _decode(self, body: bytes) -> jsonrpc.Message:
-        message = jsonrpc.decode(body)
-        if message.jsonrpc != "2.0":
-            raise InvalidRequest('not a JSON-RPC message: "jsonrpc" must be "2.0"')
-        return message
-
-    def _check_depth(self, body: bytes) -> None:
-        """`body` was decoded before, so that this looks at JSON alone: what is none can take it very long."""
-        if jsonrpc.too_deep(body, self._json_depth):
-            raise InvalidRequest(f"the body is nested more than {self._json_depth} levels deep (gateway.limits.json_depth)")
+    def request_id(self, headers: Headers) -> str:
+        """The name under which a request is logged."""
+        return self._conversing.request_id(headers)
 
     def _session(self, headers: Headers, principal: Principal, view: View) -> ClientSession:
         id = headers.get(b"mcp-session-id")
@@ -121,104 +78,39 @@ class StreamableHTTP:
         session.principal = principal  # the same one, with the groups that it has now
         return session
 
-    async def _answer(
-        self,
-        exchange: Exchange,
-        message: jsonrpc.Message,
-        id: jsonrpc.Id,
-        session: ClientSession,
-        reply: SessionReply,
-    ) -> Problem:
-        """The answer to one request, whatever becomes of it."""
-        params = message.params if isinstance(message.params, dict) else jsonrpc.NO_PARAMS
-        method = str(message.method)
-        call = Call(
-            method,
-            params,
-            client=session,
-            client_headers=exchange.header_list,
-            request_id=self.request_id(exchange.headers),
-            log_level=session.log_level,
-        )
-        session.in_flight[id] = task = _current_task()
+    async def _answer(self, exchange: Exchange, message: jsonrpc.Message, session: ClientSession) -> None:
+        """Answer one request, whatever becomes of it."""
+        id = new_id_of(message, session)
+        reply = SessionReply(session, exchange, self._sweep)
         try:
-            result = await self._dispatch.handler(method)(session.view, session, call, reply)
-            return Problem(200, jsonrpc.result(id, result))
-        except GatewayError as error:
-            problem = problem_of(error, id)
-            if isinstance(error, StateLost):
-                self._sessions.end(session)
-            if not isinstance(error, RpcError):
-                _log.info("%s %s failed: %s", call.request_id, method[:100], error)
-            return problem
-        except Exception:
-            _log.exception("%s %s failed unexpectedly", call.request_id, method[:100])
-            return unexpected(call.request_id, id)
-        except asyncio.CancelledError:
-            if id not in session.cancelled or task.uncancel():
-                raise
-            return Problem(200, jsonrpc.error(id, RpcError.of(CANCELLED, "Request cancelled").error))
-        finally:
-            del session.in_flight[id]
-            session.cancelled.discard(id)
-            self._sessions.touch(session)
-
-    def request_id(self, headers: Headers) -> str:
-        """The name under which a request is logged: the client's own, if it is one that a log can hold."""
-        given = headers.get(b"x-request-id")
-        if given is not None and 0 < len(given) <= 128 and given.isascii() and given.decode().isprintable():
-            return given.decode()
-        return f"{self._boot}-{next(self._numbers):x}"
-
-    def _take(self, message: jsonrpc.Message, session: ClientSession) -> None:
-        """A notification or a response of the client's."""
-        if message.is_response:
-            session.answered(message)
-        elif not message.is_notification:
-            raise InvalidRequest("neither a request, nor a notification, nor a response: no method, result or error")
-        elif message.method == "notifications/cancelled":
-            params = message.params if isinstance(message.params, dict) else {}
-            id = _decoded(params.get("requestId"))
-            if isinstance(id, int | str):
-                session.cancel(id)
-        elif message.method == "notifications/roots/list_changed":
-            self._forward.tell(session, "notifications/roots/list_changed")
+            problem = await self._conversing.answer(message, id, session, exchange, reply) or withdrawn(id)
+            await reply.finish(problem.status, [problem.body], problem.headers)
+        except BaseException:
+            await reply.abandon()
+            raise
 
     async def _initialize(self, exchange: Exchange, message: jsonrpc.Message, principal: Principal, view: View) -> None:
         """Begin a session."""
-        id = message.id
-        if not isinstance(id, int | str):
-            raise InvalidRequest("a request's id must be a string or an integer")
+        id = id_of(message)
         try:
-            params = message.params if isinstance(message.params, dict) else {}
-            session = self._new_session(params, principal, view)
-            call = Call("initialize", params, client=session, client_headers=exchange.header_list)
-            result = await self._begin(view, session, call)
+            session = ClientSession(principal, view, *described(message), self._sweep)
+            answer = await self._begin(exchange, message, session)
         except GatewayError as error:
             problem = problem_of(error, id)
             await exchange.respond(problem.status, problem.body, (JSON, *problem.headers))
             return
-        self._announcer.conversations.add(session)
-        await exchange.respond(200, jsonrpc.result(id, result), (JSON, (b"mcp-session-id", session.id.encode())))
+        self._conversing.begun(session)
+        await exchange.respond(200, answer, (JSON, (b"mcp-session-id", session.id.encode())))
 
-    def _new_session(self, params: jsonrpc.Params, principal: Principal, view: View) -> ClientSession:
-        """A session as the client describes itself. Raises InvalidParams."""
-        version = revisions.negotiate(jsonrpc.string_of(params, "protocolVersion"))
-        capabilities = bytes(params.get("capabilities", b"{}"))
-        info = bytes(params.get("clientInfo", b"{}"))
-        jsonrpc.object_of(capabilities)
-        jsonrpc.object_of(info)
-        return ClientSession(principal, view, version, capabilities, info, self._sweep)
-
-    async def _begin(self, view: View, session: ClientSession, call: Call) -> bytes:
-        """The result of `initialize`; from then on the session is known. If that fails, nothing of it is left upstream."""
+    async def _begin(self, exchange: Exchange, message: jsonrpc.Message, session: ClientSession) -> bytes:
+        """The answer to `initialize`; from then on the session is known. If that fails, nothing of it is left upstream."""
         try:
-            result = await self._handshake.initialize(view, session, call)
+            answer = await self._conversing.initialize(message, session, exchange)
             self._sessions.add(session)
         except BaseException:
-            self._forward.end(session)
+            self._conversing.ended(session)
             raise
-        return result
+        return answer
 
     async def _batch(self, exchange: Exchange, body: bytes, principal: Principal, view: View) -> None:
         """Several messages at once: 2025-03-26 alone has that. They run concurrently."""
@@ -227,16 +119,16 @@ class StreamableHTTP:
         session = self._session(exchange.headers, principal, view)
         if not revisions.has_batches(session.version):
             raise InvalidRequest(f"revision {session.version} has no batches: send one message per request")
-        self._check_depth(body)
+        self._conversing.check_depth(body)
         if not 0 < len(items) <= MAX_BATCH:
             raise InvalidRequest(f"a batch must hold 1 to {MAX_BATCH} messages")
-        messages = [self._decode(item) for item in items]
+        messages = [self._conversing.decode(item) for item in items]
         if any(message.method == "initialize" for message in messages):
             raise InvalidRequest("a batch must not hold initialize")
         requests = [message for message in messages if message.is_request]
         for message in messages:
             if not message.is_request:
-                self._take(message, session)
+                self._conversing.take(message, session)
         if not requests:
             await exchange.respond(202, b"", ())
             return
@@ -254,10 +146,10 @@ class StreamableHTTP:
         self, exchange: Exchange, message: jsonrpc.Message, session: ClientSession, reply: SessionReply
     ) -> bytes:
         try:
-            id = _id_of(message, session)
+            id = new_id_of(message, session)
         except InvalidRequest as error:
             return problem_of(error, message.id if isinstance(message.id, int | str) else None).body
-        return (await self._answer(exchange, message, id, session, reply)).body
+        return (await self._conversing.answer(message, id, session, exchange, reply) or withdrawn(id)).body
 
     async def get(self, exchange: Exchange, principal: Principal, view: View) -> None:
         """The stream of what is said outside calls, until the client leaves or the session ends."""
@@ -269,49 +161,19 @@ class StreamableHTTP:
         before = session.attach(stream)
         if before is not None:
             before.end()
-        self._forward.listen(session)
+        self._conversing.listen(session)
         exchange.when_left(stream.end_at_once)
         try:
             await stream.ended()
         finally:
             if session.detach(stream):
-                self._forward.stop_listening(session)
-                self._sessions.touch(session)
+                self._conversing.stop_listening(session)
             await stream.cut()
 
     async def delete(self, exchange: Exchange, principal: Principal, view: View) -> None:
         """The client ends its session."""
         self._sessions.end(self._session(exchange.headers, principal, view))
         await exchange.respond(204, b"", ())
-
-    def ended(self, session: ClientSession) -> None:
-        """A session is over: what belongs to it upstream is given up."""
-        self._announcer.forget(session)
-        self._forward.end(session)
-
-
-def _id_of(message: jsonrpc.Message, session: ClientSession) -> jsonrpc.Id:
-    """The id of a request that may begin now. Raises InvalidRequest."""
-    if not isinstance(message.id, int | str):
-        raise InvalidRequest("a request's id must be a string or an integer")
-    if message.id in session.in_flight:
-        raise InvalidRequest(f"a request with the id {str(message.id)[:100]!r} is in flight in this session already")
-    return message.id
-
-
-def _decoded(raw: msgspec.Raw | None) -> object:
-    """The value of something that may be anything; None for what cannot be read."""
-    try:
-        return msgspec.json.decode(raw) if raw is not None else None
-    except (msgspec.DecodeError, RecursionError):
-        return None
-
-
-def _current_task() -> asyncio.Task[object]:
-    task = asyncio.current_task()
-    if task is None:
-        raise RuntimeError("a request is served by a task")
-    return task
 
 
 def _check_post_headers(headers: Headers) -> None:

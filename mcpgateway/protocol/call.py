@@ -9,6 +9,7 @@ import msgspec
 
 from mcpgateway.errors import RpcError
 from mcpgateway.protocol.jsonrpc import NO_PARAMS, Params, object_of
+from mcpgateway.protocol.trace import Trace, trace_of
 
 HeaderBlock = bytes
 """Rendered HTTP header lines, each ended by CRLF; empty for none."""
@@ -55,7 +56,8 @@ class Call:
     `timeout_seconds` is the longest silence from the upstream, not the call's whole length: each sign of life renews it.
     `log_level` is the least severe log message that the client asked for, None for none. `answerer` is told by whoever sends
     the call: what the server that answers said of itself, for the edges to know in which generation's form the result is;
-    None while the gateway answers by itself.
+    None while the gateway answers by itself. `trace` is the place in somebody's trace that it
+    continues.
     """
 
     __slots__ = (
@@ -68,6 +70,7 @@ class Call:
         "params",
         "request_id",
         "timeout_seconds",
+        "trace",
     )
 
     def __init__(
@@ -91,9 +94,16 @@ class Call:
         self.request_id = request_id
         self.log_level = log_level
         self.answerer: Answerer | None = None
+        self.trace: Trace | None = None
 
     def __repr__(self) -> str:
         return f"<Call {self.method} {self.request_id}>"
+
+    def continue_trace(self, headers: dict[bytes, bytes]) -> None:
+        """Go on in the trace that its request names, in the headers and in the `_meta` of what is sent upstream."""
+        self.trace = trace_of(headers, self.params)
+        if self.trace is not None and b'"traceparent"' not in bytes(self.params.get("_meta", b"")):
+            self.params = self.trace.put_into(self.params)
 
     def progress_token(self) -> msgspec.Raw | None:
         """The client's progress token, raw, or None where it asked for no progress."""

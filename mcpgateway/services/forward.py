@@ -7,7 +7,7 @@ caller, credential, time-out and TLS.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -151,15 +151,15 @@ class Forward:
         if binding is None or not binding.serves(upstream, credential.identity, generation):
             binding = self._bind(slot, upstream, conversation, credential, generation)
         binding.credential = credential
-        call.headers = credential.lines
-        lease = self._pool.warm(binding.want.key) or await self._lease(upstream, conversation, binding)
+        call.headers = credential.lines if call.trace is None else credential.lines + call.trace.lines()
+        lease = self._pool.warm(binding.want.key) or await self._lease(upstream, conversation, binding, call)
         try:
             if lease.session is not binding.session and not binding.use(lease.session):
                 self._lost(upstream, binding)
             call.answerer = lease.session.welcome
             if call.log_level is not None and not conversation.id:
                 await _hear_from(binding, call)
-            result: bytes = await lease.session.request(call, channel)
+            result: bytes = await self._request(lease.session, call, channel)
         except AuthRefused as error:
             _judge(error, upstream, conversation, credential)
             # A credential that was renewed in time is no fault of the session: what is in it stays.
@@ -171,13 +171,16 @@ class Forward:
         self._pool.give_back(lease)
         return self._say_renewed(binding, result, channel) if binding.renewed else result
 
-    async def _lease(self, upstream: Upstream, conversation: Conversation, binding: Binding) -> Lease:
+    async def _lease(self, upstream: Upstream, conversation: Conversation, binding: Binding, call: Call) -> Lease:
         """A session that is not warm: opened, or waited for. A credential may be refused here already."""
         try:
             return await self._pool.lease(binding.want)
         except AuthRefused as error:
             _judge(error, upstream, conversation, binding.credential)
             raise
+
+    def _request(self, session: UpstreamSession, call: Call, channel: Channel) -> Awaitable[bytes]:
+        return session.request(call, channel)
 
     @staticmethod
     def _lost(upstream: Upstream, binding: Binding) -> None:

@@ -10,7 +10,7 @@ import pytest
 from msgspec import inspect
 
 from mcpgateway.config import GatewayConfig, JwtConfig, LimitsConfig, LogsConfig, PoolConfig, ServerConfig
-from mcpgateway.config.values import AuditConfig, OAuthConfig, TlsConfig
+from mcpgateway.config.values import AuditConfig, OAuthConfig, TlsConfig, TracingConfig
 
 REFERENCE = (Path(__file__).parents[2] / "docs" / "reference" / "settings.md").read_text(encoding="utf-8")
 SECTIONS = {
@@ -23,6 +23,7 @@ SECTIONS = {
     "gateway.limits": LimitsConfig,
     "gateway.logs": LogsConfig,
     "gateway.audit": AuditConfig,
+    "gateway.tracing": TracingConfig,
 }
 NOT_WRITTEN_BY_PEOPLE = {"name", "slug", "keys"}
 SETTINGS = [

@@ -64,6 +64,12 @@ def test_credentials_may_stand_in_a_file_of_their_own(tmp_path: Path, here: str)
         ({"credentials": []}, 'credentials: expected an object, {"NAME"'),
         ({"credentials": {"alice": PLANTED}}, "credentials.alice: expected an object, found a string"),
         ({"credentials": {"alice": {}}}, 'credentials.alice: expected {"headers": {…}} with at least one header'),
+        ({"credentials": {"alice": []}}, "credentials.alice: expected an object, found a list"),
+        ({"credentials": {"alice": [PLANTED]}}, "credentials.alice[0]: expected an object, found a string"),
+        (
+            {"credentials": {"alice": [{"headers": {"X": PLANTED}}, {"headers": {"X": "2"}}]}},
+            "credentials.alice[1]: there is another entry for this name and the issuer static; keep one",
+        ),
         (
             {"credentials": {"alice": {"header": {"X": PLANTED}}}},
             "credentials.alice.header: unknown key; did you mean 'headers'?",
@@ -125,7 +131,23 @@ def test_a_name_in_both_places_is_refused(tmp_path: Path, here: str) -> None:
     alice = {"alice": {"headers": {"X-Key": "a"}}}
     (tmp_path / "keys.json").write_text(json.dumps(alice), encoding="utf-8")
     text = refusal({"credentials": alice, "credentials_file": "keys.json"}, here)
-    assert "credentials_file.alice: is in credentials as well; keep one" in text
+    assert "credentials_file.alice: there is another entry for this name and the issuer static; keep one" in text
+
+
+def test_i5_one_name_may_have_an_entry_for_each_issuer(tmp_path: Path, here: str) -> None:
+    one, other = "https://one.example", "https://other.example"
+    entries: dict[str, Any] = {
+        "alice": [{"headers": {"X-Key": "static"}}, {"issuer": one, "headers": {"X-Key": "one"}}],
+        "tenant:acme": [{"issuer": one, "headers": {"X-Key": "acme"}}],
+    }
+    (tmp_path / "keys.json").write_text(json.dumps({"alice": {"issuer": other, "headers": {"X-Key": "other"}}}))
+    found = server({"credentials": entries, "credentials_file": "keys.json"}, here).credentials
+    assert found == (
+        CallerHeaders((("X-Key", "static"),), subject="alice"),
+        CallerHeaders((("X-Key", "one"),), subject="alice", issuer=one),
+        CallerHeaders((("X-Key", "acme"),), tenant="acme", issuer=one),
+        CallerHeaders((("X-Key", "other"),), subject="alice", issuer=other),
+    )
 
 
 @pytest.mark.parametrize(
