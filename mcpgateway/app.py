@@ -10,6 +10,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from types import FrameType
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import uvicorn
 
@@ -20,10 +21,13 @@ from mcpgateway.downstream.conversing import Conversing
 from mcpgateway.downstream.dispatch import Dispatch
 from mcpgateway.downstream.door import Door
 from mcpgateway.downstream.endpoint import Endpoint
-from mcpgateway.downstream.http_protocol import Guard, GuardedProtocol
+from mcpgateway.downstream.guard import Guard
+from mcpgateway.downstream.http_protocol import HttpProtocol
 from mcpgateway.downstream.pages import Pages
 from mcpgateway.downstream.sessions import Sessions
+from mcpgateway.downstream.sse import HttpSse
 from mcpgateway.downstream.streamable_http import StreamableHTTP
+from mcpgateway.downstream.uvicorn_protocol import UvicornProtocol
 from mcpgateway.metrics import Figures
 from mcpgateway.pool.key import Terms
 from mcpgateway.pool.limits import Limits
@@ -40,6 +44,7 @@ from mcpgateway.services.null_pool import NullPool
 from mcpgateway.services.prompt_service import PromptService
 from mcpgateway.services.reloading import ConfigFile
 from mcpgateway.services.resource_service import ResourceService
+from mcpgateway.services.task_service import TaskService
 from mcpgateway.services.tool_service import ToolService
 from mcpgateway.services.upstream import Upstream
 from mcpgateway.services.utility_service import UtilityService
@@ -120,7 +125,8 @@ class Gateway:
         self.catalog = Catalog(self.forward)
         self.announcer = Announcer(self.catalog, self._access)
         self.lists = Lists(self.catalog, self._access)
-        self.tools = ToolService(self.forward, self.catalog, self.lists, self._access)
+        self.tasks = TaskService(self.forward)
+        self.tools = ToolService(self.forward, self.catalog, self.lists, self._access, self.tasks)
         self.resources = ResourceService(self.forward, self.lists, self._access)
         self.prompts = PromptService(self.forward, self.catalog, self.lists, self._access)
         self.utilities = UtilityService(self.forward, self.prompts, self.resources)
@@ -140,12 +146,16 @@ class Gateway:
         settings = self.config.gateway
         limits = settings.limits
         self.sessions = Sessions(
-            limits.client_sessions, limits.client_session_idle_seconds, self.sweep, lambda session: self.conversing.ended(session)
+            limits.client_sessions,
+            limits.client_session_idle_seconds,
+            self.sweep,
+            lambda session: self.conversing.ended(session),
         )
-        dispatch = Dispatch(self.tools, self.resources, self.prompts, self.utilities)
+        dispatch = Dispatch(self.tools, self.resources, self.prompts, self.utilities, self.tasks)
         handshake = Handshake(self.forward, self._access)
         self.conversing = Conversing(self.sessions, dispatch, handshake, self.forward, self.announcer, limits.json_depth)
         self._edge = StreamableHTTP(self.conversing, self.sweep)
+        self._sse = HttpSse(self.conversing, self.sweep, self._views.paths("sse"))
         self._pages = Pages(self.service, self.pool, self.sessions, self.figures)
         self._door = Door(
             tokens_of(settings.auth, self._opener), local=local, hosts=settings.allowed_hosts, origins=settings.allowed_origins
@@ -153,6 +163,7 @@ class Gateway:
         self.asgi = Endpoint(
             self._door,
             self._edge,
+            self._sse,
             self._pages,
             self._access,
             rate_limit_of(limits, self.sweep.now),
@@ -172,7 +183,8 @@ class Gateway:
         """Say where tokens are to be had, where issuers are configured."""
         settings = self.config.gateway
         issuers = [each.issuer for each in settings.auth.jwt] if settings.auth is not None else []
-        self._pages.describe(settings.public_url, self.asgi.views, issuers)
+        self._sse.base = urlsplit(settings.public_url).path
+        self._pages.describe(settings.public_url, [*self.asgi.views, *self._sse.views], issuers)
 
     def _count_refusal(self, error: str) -> None:
         self.figures.refusals[error] += 1
@@ -200,6 +212,7 @@ class Gateway:
         self.upstreams.update(ordered)
         self._views.refresh()
         self.asgi.views = self._views.paths()
+        self._sse.views = self._views.paths("sse")
         self._access.replace(config.gateway.access)
         before, self.config = self.config.gateway.auth, config
         self._describe()
@@ -224,8 +237,7 @@ class Gateway:
         """Refuse new calls and end the streams that clients listen on. Calls in flight go on."""
         self.asgi.draining = True
         for session in self.sessions.all():
-            if session.stream is not None:
-                session.stream.end()
+            session.drain()
 
     async def quiet(self) -> None:
         """Wait until no call is in flight, for `drain_seconds` at most."""
@@ -284,11 +296,13 @@ def server_of(gateway: Gateway, host: str, port: int, on_ready: OnReady = lambda
     """An HTTP server for `gateway`, not yet running."""
     limits = gateway.config.gateway.limits
     guard = Guard(gateway.sweep, limits.header_bytes, limits.request_read_seconds, limits.stalled_reader_seconds)
+    own = functools.partial(HttpProtocol, serve=gateway.asgi.serve, guard=guard)
+    uvicorns = functools.partial(UvicornProtocol, guard=guard)
     config = uvicorn.Config(
         gateway.asgi,
         host=host,
         port=port,
-        http=functools.partial(GuardedProtocol, guard=guard),  # type: ignore[arg-type]
+        http=own if gateway.config.gateway.http_protocol == "own" else uvicorns,  # type: ignore[arg-type]
         ws="none",
         lifespan="on",
         log_config=None,

@@ -9,6 +9,7 @@ from mcpgateway.protocol.call import Call, Channel
 from mcpgateway.services.conversation import Conversation
 from mcpgateway.services.prompt_service import PromptService
 from mcpgateway.services.resource_service import ResourceService
+from mcpgateway.services.task_service import TaskService
 from mcpgateway.services.tool_service import ToolService
 from mcpgateway.services.utility_service import UtilityService
 from mcpgateway.services.views import View
@@ -24,7 +25,12 @@ class Dispatch:
     """Every request a client may make, other than those that begin and end sessions."""
 
     def __init__(
-        self, tools: ToolService, resources: ResourceService, prompts: PromptService, utilities: UtilityService
+        self,
+        tools: ToolService,
+        resources: ResourceService,
+        prompts: PromptService,
+        utilities: UtilityService,
+        tasks: TaskService,
     ) -> None:
         self._handlers: dict[str, Handler] = {
             "completion/complete": utilities.complete,
@@ -37,6 +43,11 @@ class Dispatch:
             "resources/subscribe": resources.subscribe,
             "resources/templates/list": resources.templates,
             "resources/unsubscribe": resources.unsubscribe,
+            "tasks/cancel": tasks.carry,
+            "tasks/get": tasks.carry,
+            "tasks/list": tasks.list,
+            "tasks/result": tasks.carry,
+            "tasks/update": tasks.carry,
             "tools/call": tools.call,
             "tools/list": tools.list,
         }

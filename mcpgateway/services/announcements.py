@@ -7,7 +7,7 @@ import logging
 import msgspec
 
 from mcpgateway.auth.access import Access
-from mcpgateway.errors import RpcError
+from mcpgateway.errors import InvalidParams, RpcError
 from mcpgateway.protocol import jsonrpc
 from mcpgateway.protocol.call import cannot_ask
 from mcpgateway.services.catalog import Catalog
@@ -71,6 +71,12 @@ class Announcer:
     def _sees(self, conversation: Conversation, upstream: Upstream) -> bool:
         return conversation.sees(upstream.slug) and self._access.of(conversation.principal).server(upstream.slug)
 
+    def tell_user(self, upstream: Upstream, user: str, method: str, params: bytes) -> None:
+        """Something was said in a session that a user's conversations share, and that is for any of them."""
+        for conversation in self.conversations:
+            if conversation.user == user and conversation.sees(upstream.slug):
+                conversation.push(method, params)
+
     def updated(self, upstream: Upstream, user: str, params: bytes) -> None:
         """A resource changed: the user's conversations that subscribed to it are told."""
         for conversation in self.conversations:
@@ -79,9 +85,14 @@ class Announcer:
 
 
 def tell_updated(upstream: Upstream, conversation: Conversation, params: bytes) -> None:
-    """Tell one conversation that a resource changed, under the URI that it subscribed with."""
-    fields = jsonrpc.object_of(params)
-    uri = jsonrpc.string_of(fields, "uri")
+    """Tell one conversation that a resource changed, under the URI that it subscribed with. What names no resource is
+    left out: one faulty notification is no reason to end a session."""
+    try:
+        fields = jsonrpc.object_of(params)
+        uri = jsonrpc.string_of(fields, "uri")
+    except InvalidParams as error:
+        _log.info("upstream %r said that a resource changed, but not which: %s", upstream.name, error)
+        return
     asked = conversation.subscriptions.get((upstream.slug, uri))
     if asked is not None:
         changed = params if asked == uri else msgspec.json.encode(fields | {"uri": jsonrpc.raw(asked)})
@@ -123,6 +134,8 @@ class _OfUser:
             self._announcer.lists_changed(self._upstream, capability)
         elif method == "notifications/resources/updated":
             self._announcer.updated(self._upstream, self._user, params)
+        elif method == "notifications/tasks/status":
+            self._announcer.tell_user(self._upstream, self._user, method, params)
 
     async def asked(self, method: str, params: bytes) -> bytes:
         raise cannot_ask(method)

@@ -46,6 +46,9 @@ SAFE_METHODS = frozenset(
         "resources/list",
         "resources/read",
         "resources/templates/list",
+        "tasks/get",
+        "tasks/list",
+        "tasks/result",
         "tools/list",
     }
 )

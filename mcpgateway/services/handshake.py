@@ -24,8 +24,10 @@ CAPABILITIES = {
 }
 """Of the view of all upstreams: any of them may join later and offer any of these."""
 
-NOT_CARRIED = frozenset({"tasks"})
-"""Server capabilities that the gateway does not carry."""
+HAVE_TASKS = "2025-11-25"
+"""The one revision that has tasks in its core."""
+
+TASKS = {"cancel": {}, "list": {}, "requests": {"tools": {"call": {}}}}
 
 
 class Handshake:
@@ -35,17 +37,19 @@ class Handshake:
 
     async def initialize(self, view: View, conversation: Conversation, call: Call) -> bytes:
         """The raw InitializeResult for a new conversation. Raises UpstreamError where a single upstream cannot be asked."""
+        has_tasks = conversation.version == HAVE_TASKS
         if not view.single:
+            offered = has_tasks and any(each.welcome is not None and each.offers("tasks") for each in view.upstreams.values())
             return msgspec.json.encode(
                 {
                     "protocolVersion": conversation.version,
-                    "capabilities": CAPABILITIES,
+                    "capabilities": CAPABILITIES | ({"tasks": TASKS} if offered else {}),
                     "serverInfo": Raw(GATEWAY_INFO),
                     "instructions": _instructions(view, self._access.of(conversation.principal)),
                 }
             )
         welcome = await self._welcome(view.only, conversation, call)
-        carried = {name: value for name, value in welcome.capabilities.items() if name not in NOT_CARRIED}
+        carried = {name: value for name, value in welcome.capabilities.items() if name != "tasks" or has_tasks}
         changes = {"protocolVersion": jsonrpc.raw(conversation.version), "capabilities": jsonrpc.raw(carried)}
         return msgspec.json.encode(jsonrpc.object_of(welcome.raw) | changes)
 

@@ -11,16 +11,18 @@ from mcpgateway.services.catalog import TOOLS, Catalog
 from mcpgateway.services.conversation import Conversation
 from mcpgateway.services.forward import Forward
 from mcpgateway.services.lists import Lists
+from mcpgateway.services.task_service import TaskService
 from mcpgateway.services.upstream import Upstream
 from mcpgateway.services.views import View, unknown
 
 
 class ToolService:
-    def __init__(self, forward: Forward, catalog: Catalog, lists: Lists, access: Access) -> None:
+    def __init__(self, forward: Forward, catalog: Catalog, lists: Lists, access: Access, tasks: TaskService) -> None:
         self._access = access
         self._forward = forward
         self._catalog = catalog
         self._lists = lists
+        self._tasks = tasks
 
     async def list(self, view: View, conversation: Conversation, call: Call, channel: Channel) -> bytes:
         """The raw result of tools/list."""
@@ -37,7 +39,9 @@ class ToolService:
             call.params = call.params | {"name": jsonrpc.raw(own)}
         if not self._access.of(conversation.principal).tool(upstream.slug, own):
             raise unknown("tool", name)
-        return await self._forward.send(upstream, conversation, call, channel)
+        result = await self._forward.send(upstream, conversation, call, channel)
+        self._tasks.note(upstream, conversation, call, result)
+        return result
 
     def may_repeat(self, upstream: Upstream, conversation: Conversation, call: Call) -> bool:
         """Whether a tool call may be repeated though it may have run: its tool is declared read-only or idempotent."""

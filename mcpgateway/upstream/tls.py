@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import ssl
+from weakref import WeakValueDictionary
 
 from mcpgateway.config.tls import client_context
 from mcpgateway.config.values import TlsConfig
@@ -20,11 +22,15 @@ Stamp = tuple[tuple[int, int, int] | None, ...]
 
 
 class TlsContexts:
-    """Contexts by their settings. Building one takes tens of milliseconds and most of a megabyte, so they are shared."""
+    """Contexts by their settings. Building one takes tens of milliseconds and most of a megabyte, so they are shared.
+
+    One is dropped when another is made and nobody holds the settings any more with which it was asked for.
+    """
 
     def __init__(self, clock: Clock | None = None) -> None:
         self._now = (clock or Clock()).now
         self._kept: dict[TlsConfig | None, _Kept] = {}
+        self._asked_with: WeakValueDictionary[int, TlsConfig] = WeakValueDictionary()
 
     def __repr__(self) -> str:
         return f"<TlsContexts {len(self._kept)}>"
@@ -39,11 +45,20 @@ class TlsContexts:
 
     def _current(self, settings: TlsConfig | None) -> _Kept:
         kept = self._kept.get(settings)
+        if settings is not None:
+            self._asked_with[id(settings)] = settings
         if kept is None:
-            kept = self._kept[settings] = _Kept(settings, self._now())
+            self._drop_unused()
+            # A copy, or what is kept here would itself be what holds the settings.
+            own = copy.copy(settings)
+            kept = self._kept[own] = _Kept(own, self._now())
         elif settings is not None and (now := self._now()) >= kept.look_at:
             kept.look(now)
         return kept
+
+    def _drop_unused(self) -> None:
+        for settings in self._kept.keys() - {None, *self._asked_with.values()}:
+            del self._kept[settings]
 
 
 class _Kept:
