@@ -70,7 +70,7 @@ class Breaker:
             self._trial_until = None
 
     def gave_up(self) -> None:
-        """The trial ended without a verdict (its caller left): the next caller may try."""
+        """The trial ended without a verdict (its caller left): the next caller may try. Only for the trial's caller to say."""
         self._trial_until = None
 
     def count(self, error: BaseException, now: float) -> None:
@@ -79,8 +79,6 @@ class Breaker:
             self.failed(now)
         elif isinstance(error, ANSWERS):
             self.succeeded()
-        else:
-            self.gave_up()
 
 
 class Breakers:

@@ -239,10 +239,10 @@ class Ledger:
                 return session
         return None
 
-    def gone(self, session: PooledSession) -> None:
-        """A session that was to be closed is closed: its place is free."""
+    def gone(self, session: PooledSession) -> Shelf | None:
+        """A session that was to be closed is closed: its place is free. The shelf that it made room for, if it was evicted."""
         if session not in self.closing:
-            return
+            return None
         room_for = self.closing.pop(session)
         if room_for is not None:
             room_for.evicting -= 1
@@ -251,6 +251,7 @@ class Ledger:
         self.stats.closed += 1
         self.reservations.give_back(shelf.key)
         self.forget_if_empty(shelf)
+        return room_for
 
     def _take_off(self, session: PooledSession) -> PooledSession:
         shelf = session.shelf

@@ -157,5 +157,7 @@ def result(id: Id, raw_result: bytes | Raw) -> bytes:
 
 
 def error(id: Id | None, raw_error: bytes | Raw) -> bytes:
-    """An error's bytes. Without an id the field is null, as JSON-RPC asks."""
+    """An error's bytes. Without an id the field is left out, as MCP asks: JSON-RPC's null is in no revision's schema."""
+    if id is None:
+        return b'{"jsonrpc":"2.0","error":%b}' % raw_error
     return b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (_encode(id), raw_error)

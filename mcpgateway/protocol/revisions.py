@@ -33,3 +33,8 @@ def sends_version_header(version: str) -> bool:
 def has_batches(version: str) -> bool:
     """Whether a body may be an array of messages: 2025-03-26 alone."""
     return version == "2025-03-26"
+
+
+def primes_streams(version: str) -> bool:
+    """Whether a stream begins with an event of an id alone, so that a client can come back for the rest: 2025-11-25."""
+    return version == "2025-11-25"

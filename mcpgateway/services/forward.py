@@ -23,6 +23,7 @@ from mcpgateway.runtime import Clock
 from mcpgateway.services.audit import Audit, NullAudit
 from mcpgateway.services.binding import Binding
 from mcpgateway.services.conversation import Conversation
+from mcpgateway.services.hearing import Hearing
 from mcpgateway.services.leasing import SessionPool, Want
 from mcpgateway.services.opening import ListenerFor, Opening
 from mcpgateway.services.upstream import Upstream
@@ -89,6 +90,7 @@ class Forward:
         self._now = self._clock.now
         self._audit = audit or NullAudit()
         self._keeps_sessions = keeps_sessions
+        self._hearing = Hearing()
         self.listener_for = listener_for
         self.may_repeat: MayRepeat = _never
 
@@ -157,8 +159,8 @@ class Forward:
         call.headers = credential.lines if call.trace is None else credential.lines + call.trace.lines()
         lease = self._pool.warm(binding.want.key) or await self._lease(upstream, conversation, binding, call)
         try:
-            if lease.session is not binding.session and not binding.use(lease.session):
-                self._lost(upstream, binding)
+            if lease.session is not binding.session:
+                self._move(conversation, binding, lease.session)
             call.answerer = lease.session.welcome
             if call.log_level is not None and not conversation.id:
                 await _hear_from(binding, call)
@@ -184,6 +186,13 @@ class Forward:
 
     def _request(self, session: UpstreamSession, call: Call, channel: Channel) -> Awaitable[bytes]:
         return session.request(call, channel)
+
+    def _move(self, conversation: Conversation, binding: Binding, session: UpstreamSession) -> None:
+        """The conversation goes on in this session now. Raises StateLost where it is to begin anew instead."""
+        if not binding.use(session):
+            self._lost(binding.upstream, binding)
+        if conversation.listening and binding.kept:
+            self._hearing.begin(session, conversation)
 
     @staticmethod
     def _lost(upstream: Upstream, binding: Binding) -> None:
@@ -262,13 +271,14 @@ class Forward:
         return self._terms
 
     def end(self, conversation: Conversation) -> None:
-        """The conversation is over: the sessions that were its alone are closed."""
+        """The conversation is over: it listens nowhere any more, and the sessions that were its alone are closed."""
+        self.stop_listening(conversation)
         self._pool.end(binding.want.key for binding in conversation.bindings.values() if binding.own)
         conversation.bindings.clear()
 
     def tell(self, conversation: Conversation, method: str) -> None:
         """Pass a client's notification on to the sessions that are its alone. Nobody waits for it."""
-        for session in _own_sessions(conversation):
+        for session in _sessions(conversation, own=True):
             runtime.spawn(_notify(session, method), f"pass on {method}")
 
     async def close(self) -> None:
@@ -277,14 +287,13 @@ class Forward:
 
     def listen(self, conversation: Conversation) -> None:
         """The conversation's client began to listen: so do the sessions that it goes on in."""
-        for binding in conversation.bindings.values():
-            if binding.kept and binding.session is not None and not binding.session.closed:
-                binding.session.listen(binding.session.own_headers)
+        for session in _sessions(conversation):
+            self._hearing.begin(session, conversation)
 
     def stop_listening(self, conversation: Conversation) -> None:
-        """The conversation's client listens no more: nor do the sessions that are its alone."""
-        for session in _own_sessions(conversation):
-            session.stop_listening()
+        """The conversation's client listens no more: nor do its sessions, unless somebody else does in them."""
+        for session in _sessions(conversation):
+            self._hearing.end(session, conversation)
 
 
 def _judge(error: AuthRefused, upstream: Upstream, conversation: Conversation, credential: Credential) -> None:
@@ -292,9 +301,10 @@ def _judge(error: AuthRefused, upstream: Upstream, conversation: Conversation, c
     error.refreshable = error.status == 401 and upstream.credentials.refused(conversation.principal, credential)
 
 
-def _own_sessions(conversation: Conversation) -> list[UpstreamSession]:
-    own = [binding.session for binding in conversation.bindings.values() if binding.own]
-    return [session for session in own if session is not None and not session.closed]
+def _sessions(conversation: Conversation, *, own: bool = False) -> list[UpstreamSession]:
+    """The open sessions that a conversation goes on in; `own`: those that are its alone."""
+    kept = [each.session for each in conversation.bindings.values() if (each.own if own else each.kept)]
+    return [session for session in kept if session is not None and not session.closed]
 
 
 async def _hear_from(binding: Binding, call: Call) -> None:

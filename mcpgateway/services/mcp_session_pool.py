@@ -11,7 +11,6 @@ import random
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
-from itertools import count
 from typing import Any
 from weakref import WeakSet
 
@@ -37,6 +36,8 @@ from mcpgateway.pool.shelf import Shelf
 from mcpgateway.pool.stats import PoolStats
 from mcpgateway.services.closing import Closer
 from mcpgateway.services.leasing import Open, Want
+from mcpgateway.services.reaping import Reaper
+from mcpgateway.services.waiting import Waiting
 from mcpgateway.upstream.open import Opener, ping
 
 __all__ = [
@@ -51,48 +52,6 @@ __all__ = [
 ANONYMOUS = "anonymous"
 GIVE_UP_SECONDS = 5.0
 PROBE_SECONDS = 5.0
-REAP_SECONDS = 5.0
-
-SCOPES = {
-    "key": "session_pool.max_sessions_per_key",
-    "principal": "session_pool.max_sessions_per_principal",
-    "upstream": "session_pool.max_sessions_per_upstream",
-    "total": "session_pool.max_sessions",
-}
-
-_turns = count()
-
-
-class _Waiting:
-    """One caller in line. Served with a lease, refused with an error, or gone."""
-
-    def __init__(self, shelf: Shelf, open: Open, generation: int, deadline: float) -> None:
-        self.open = open
-        self.generation = generation
-        self.deadline = deadline
-        self.turn = next(_turns)
-        self.future: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
-        self._shelf = shelf
-        shelf.waiters[self] = None
-
-    def __repr__(self) -> str:
-        return f"<_Waiting {'done' if self.done() else 'in line'}>"
-
-    def done(self) -> bool:
-        return self.future.done()
-
-    def grant(self, lease: Lease) -> None:
-        self.future.set_result(lease)
-
-    def refuse(self, error: BaseException) -> None:
-        self.future.set_exception(error)
-
-    def expire(self) -> None:
-        if not self.done():
-            scope = self._shelf.blocked_by
-            why = f"{SCOPES[scope]} is reached" if scope else "none was opened in time"
-            name = shown(self._shelf.key)
-            self.refuse(PoolExhausted(f"no session for upstream {name!r} came free: {why}; try again shortly"))
 
 
 class MCPSessionPool:
@@ -133,7 +92,7 @@ class MCPSessionPool:
         self._blocked = Blocked()
         self._work: set[asyncio.Task[Any]] = set()
         self._closer = Closer(self._sweep, self._gone)
-        self._reaper = _Reaper(self, self._sweep)
+        self._reaper = Reaper(self._sweep, self._come_round)
         self._closed = False
 
     def __repr__(self) -> str:
@@ -159,12 +118,13 @@ class MCPSessionPool:
         async def open() -> PooledSession:
             return await self._create_session(url, headers, transport_type, httpx_client_factory, timeout)
 
-        breaker = self._pass_breaker(key)
+        trial = self._pass_breaker(key)
         try:
             lease = await self.lease(Want(key, self.terms, open))
         finally:
             # A trial that came to no verdict, say because a warm session was there, must not keep the next caller out.
-            breaker.gave_up()
+            if trial is not None:
+                trial.gave_up()
         pooled = lease.pooled
         pooled.holder, pooled.held_by = lease, asyncio.current_task()
         return pooled
@@ -240,7 +200,7 @@ class MCPSessionPool:
 
     async def _wait_in_line(self, want: Want) -> Lease:
         shelf = self._ledger.shelf(want.key, want.terms)
-        waiter = _Waiting(shelf, want.open, self._ledger.generation(shelf), self._now() + self._wait_seconds)
+        waiter = Waiting(shelf, want.open, self._ledger.generation(shelf), self._now() + self._wait_seconds)
         if want.terms.spares:
             shelf.restock = want.open
         self.stats.misses += 1
@@ -262,19 +222,20 @@ class MCPSessionPool:
             raise _closed()
         return lease
 
-    def _gave_up(self, waiter: _Waiting) -> None:
+    def _gave_up(self, waiter: Waiting) -> None:
         """A caller left. If a session was handed to it in the same moment, the session goes to the next in line."""
         if not waiter.future.cancel() and not waiter.future.cancelled() and waiter.future.exception() is None:
             self.give_back(waiter.future.result())
 
-    def _left(self, shelf: Shelf, waiter: _Waiting) -> None:
+    def _left(self, shelf: Shelf, waiter: Waiting) -> None:
         self._sweep.forget(waiter)
         shelf.waiters.pop(waiter, None)
         if not shelf.waiters:
             self._blocked.drop(shelf)
             self._ledger.forget_if_empty(shelf)
 
-    def _pass_breaker(self, key: PoolKey) -> Breaker:
+    def _pass_breaker(self, key: PoolKey) -> Breaker | None:
+        """Pass the breaker of the upstream, or raise CircuitOpen. It is returned to the one caller that is its trial."""
         breaker = self.breaker(place_of(key))
         pause = breaker.refuses_for(self._now())
         if pause > 0:
@@ -282,7 +243,7 @@ class MCPSessionPool:
                 f"upstream {shown(key)!r} failed repeatedly and is left alone for another {pause:.1f} s; try again after that",
                 retry_after_seconds=pause,
             )
-        return breaker
+        return breaker if breaker.is_open else None
 
     def breaker(self, upstream: str) -> Breaker:
         """The circuit breaker of an upstream."""
@@ -354,7 +315,7 @@ class MCPSessionPool:
 
     def _start_opening(self, shelf: Shelf) -> None:
         waiter = shelf.first_waiter()
-        if not isinstance(waiter, _Waiting):
+        if not isinstance(waiter, Waiting):
             raise RuntimeError("a session is opened only for somebody in line")
         self._open(shelf, waiter.open, waiter.generation)
 
@@ -458,15 +419,22 @@ class MCPSessionPool:
         """Close what is old or was idle for too long. Runs by itself, without traffic."""
         self._close(self._ledger.due(self._now()))
 
+    def _come_round(self) -> bool:
+        self.reap()
+        return self.holds_any
+
     def _close(self, sessions: Iterable[PooledSession]) -> None:
         for pooled in sessions:
             self._closer.close(pooled)
 
     def _gone(self, pooled: PooledSession) -> None:
         """A session is closed: its place is for those who wait, on its own shelf or elsewhere."""
-        self._ledger.gone(pooled)
+        room_for = self._ledger.gone(pooled)
         self._use_room(pooled.shelf.key)
         self._pump(pooled.shelf)
+        if room_for is not None:
+            # By now another limit may hold it up, for which this place is no help: then others must make way.
+            self._pump(room_for)
 
     async def close_all(self) -> None:
         """Close every session, concurrently and within a few seconds. Who waits is told; nothing is lent again."""
@@ -513,38 +481,6 @@ class MCPSessionPool:
     @property
     def _misses(self) -> int:
         return self.stats.misses
-
-
-class _Reaper:
-    """Comes round by the sweep while there are sessions: no task and no timer of its own."""
-
-    def __init__(self, pool: MCPSessionPool, sweep: runtime.Sweep) -> None:
-        self._pool = pool
-        self._sweep = sweep
-        self._running = False
-        self.deadline = 0.0
-
-    def __repr__(self) -> str:
-        return f"<_Reaper {'running' if self._running else 'at rest'}>"
-
-    def start(self) -> None:
-        if not self._running:
-            self._running = True
-            self._again()
-
-    def stop(self) -> None:
-        self._running = False
-        self._sweep.forget(self)
-
-    def _again(self) -> None:
-        self.deadline = self._sweep.now() + REAP_SECONDS * random.uniform(0.8, 1.2)  # noqa: S311
-        self._sweep.watch(self)
-
-    def expire(self) -> None:
-        self._pool.reap()
-        self._running = self._pool.holds_any
-        if self._running:
-            self._again()
 
 
 async def _attempt(open: Open) -> PooledSession | Exception:

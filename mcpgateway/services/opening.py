@@ -65,8 +65,6 @@ class Opening:
         except BaseException:
             await session.aclose()
             raise
-        if conversation.listening and binding.kept:
-            session.listen(credential.lines)
         kind = TransportType(transport) if transport in set(TransportType) else TransportType.STREAMABLE_HTTP
         return PooledSession(session, aclosing(session), upstream.target.url, credential.identity, kind)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from mcpgateway.auth.access import Access
-from mcpgateway.errors import ResourceNotFound
+from mcpgateway.errors import MethodNotFound, ResourceNotFound
 from mcpgateway.protocol import jsonrpc, names
-from mcpgateway.protocol.call import Call, Channel
+from mcpgateway.protocol.call import Call, Channel, NoChannel
+from mcpgateway.services.capabilities import declares
 from mcpgateway.services.catalog import RESOURCES, TEMPLATES
 from mcpgateway.services.conversation import Conversation
 from mcpgateway.services.forward import Forward
@@ -47,6 +48,15 @@ class ResourceService:
         upstream, own, _ = await self._address(view, conversation, call)
         conversation.subscriptions.pop((upstream.slug, own), None)
         return await self._forward.send(upstream, conversation, call, channel)
+
+    async def watch(self, upstream: Upstream, conversation: Conversation, call: Call) -> None:
+        """Subscribe at an upstream to its own URI, which stands in `call`; who hears of it is for the conversation to know.
+
+        Raises MethodNotFound where the upstream has no subscriptions, and what `Forward.send` raises.
+        """
+        if upstream.welcome is not None and not declares(upstream.welcome, "resources", "subscribe"):
+            raise MethodNotFound(f"upstream {upstream.name!r} has no subscriptions to resources")
+        await self._forward.send(upstream, conversation, call, NoChannel())
 
     async def _address(self, view: View, conversation: Conversation, call: Call) -> tuple[Upstream, str, str]:
         """The upstream, its own URI, which is put into the call, and the URI that was asked for."""

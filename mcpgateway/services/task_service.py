@@ -80,18 +80,6 @@ class TaskService:
             raise InvalidParams("there is no task of this id")
         return await self._forward.send(upstream, conversation, call, channel)
 
-    async def list(self, view: View, conversation: Conversation, call: Call, channel: Channel) -> bytes:
-        """The raw result of tasks/list: of each server's, those that were issued to this principal."""
-        if view.single:
-            return await self._page(view.only, conversation, call, channel)
-        tasks: list[Raw] = []
-        for upstream in [each for each in view.upstreams.values() if each.welcome is not None and each.offers("tasks")]:
-            try:
-                tasks += await self._all(upstream, conversation, call, channel)
-            except GatewayError as error:
-                _log.info("tasks/list of %r is left out: %s", upstream.name, error)
-        return msgspec.json.encode({"tasks": tasks})
-
     async def _all(self, upstream: Upstream, conversation: Conversation, asked: Call, channel: Channel) -> list[Raw]:
         tasks: list[Raw] = []
         params = jsonrpc.NO_PARAMS
@@ -113,3 +101,16 @@ class TaskService:
 
     def _is_own(self, user: str, upstream: Upstream, task: Raw) -> bool:
         return self._issuers.get((user, jsonrpc.string_of(jsonrpc.object_of(task), "taskId"))) == upstream.slug
+
+    # Last, for its name hides the type in what follows it.
+    async def list(self, view: View, conversation: Conversation, call: Call, channel: Channel) -> bytes:
+        """The raw result of tasks/list: of each server's, those that were issued to this principal."""
+        if view.single:
+            return await self._page(view.only, conversation, call, channel)
+        tasks: list[Raw] = []
+        for upstream in [each for each in view.upstreams.values() if each.welcome is not None and each.offers("tasks")]:
+            try:
+                tasks += await self._all(upstream, conversation, call, channel)
+            except GatewayError as error:
+                _log.info("tasks/list of %r is left out: %s", upstream.name, error)
+        return msgspec.json.encode({"tasks": tasks})

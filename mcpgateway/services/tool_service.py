@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+
 import msgspec
+from msgspec import Raw
 
 from mcpgateway.auth.access import Access
-from mcpgateway.protocol import jsonrpc
+from mcpgateway.errors import GatewayError
+from mcpgateway.protocol import headers, jsonrpc
 from mcpgateway.protocol.call import Call, Channel
 from mcpgateway.services.catalog import TOOLS, Catalog
 from mcpgateway.services.conversation import Conversation
@@ -14,6 +18,10 @@ from mcpgateway.services.lists import Lists
 from mcpgateway.services.task_service import TaskService
 from mcpgateway.services.upstream import Upstream
 from mcpgateway.services.views import View, unknown
+
+_log = logging.getLogger("mcpgateway.tools")
+
+ANNOTATION = headers.ANNOTATION.encode()
 
 
 class ToolService:
@@ -30,18 +38,38 @@ class ToolService:
 
     async def call(self, view: View, conversation: Conversation, call: Call, channel: Channel) -> bytes:
         """The raw result of tools/call. Raises InvalidParams for a tool of nobody's, and what `Forward.send` raises."""
+        upstream, own = self._owner(view, conversation, call)
+        if not view.single:
+            call.params = call.params | {"name": jsonrpc.raw(own)}
+        result = await self._forward.send(upstream, conversation, call, channel)
+        self._tasks.note(upstream, conversation, call, result)
+        return result
+
+    def _owner(self, view: View, conversation: Conversation, call: Call) -> tuple[Upstream, str]:
+        """The upstream of the called tool, and its own name of it. Raises InvalidParams for what the caller may not use."""
         name = jsonrpc.string_of(call.params, "name")
         upstream, own = view.owner_of_name(name, "tool")
         if not view.single:
             # A name that was too long is exposed shortened, so the catalogue knows better than the name's second half.
             known = self._catalog.known(upstream, conversation, call, TOOLS)
             own = (known.own_name(upstream.slug, name) if known is not None else None) or own
-            call.params = call.params | {"name": jsonrpc.raw(own)}
         if not self._access.of(conversation.principal).tool(upstream.slug, own):
             raise unknown("tool", name)
-        result = await self._forward.send(upstream, conversation, call, channel)
-        self._tasks.note(upstream, conversation, call, result)
-        return result
+        return upstream, own
+
+    async def mirrored_schema(self, view: View, conversation: Conversation, call: Call) -> Raw | None:
+        """The raw input schema of the called tool, if it says that arguments are repeated in headers.
+
+        None where there is no such tool in the list, or no list to be had: then there is nothing to check the headers by.
+        Raises InvalidParams for what the caller may not use.
+        """
+        upstream, own = self._owner(view, conversation, call)
+        try:
+            item = (await self._catalog.listing(upstream, conversation, call, TOOLS)).by_id.get(own)
+        except GatewayError as error:
+            _log.info("headers of a call are not checked: %s", error)
+            return None
+        return jsonrpc.object_of(item.raw).get("inputSchema") if item is not None and ANNOTATION in item.raw else None
 
     def may_repeat(self, upstream: Upstream, conversation: Conversation, call: Call) -> bool:
         """Whether a tool call may be repeated though it may have run: its tool is declared read-only or idempotent."""

@@ -122,6 +122,11 @@ class Upstream:
             known = other if other is not None and revisions.is_modern(other.protocol_version) == modern else None
         return known
 
+    def show_under(self, config: ServerConfig, credentials: Credentials) -> None:
+        """Show callers under other credentials from now on. `config` differs in nothing else from the one before."""
+        self.config = config
+        self.credentials = credentials
+
     def slot_of(self, conversation_id: str, call: Call) -> str:
         """Under which name a conversation's binding to this upstream is kept: one for all its calls, or one per value of
         the configured conversation key, where callers have no session that would tell their conversations apart."""

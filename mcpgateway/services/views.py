@@ -57,10 +57,20 @@ class Views:
         for slug, upstream in self._all.upstreams.items():
             self._single.setdefault(slug, View({}, single=True)).upstreams[slug] = upstream
 
-    def paths(self) -> dict[str, View]:
-        """Each path at which MCP is served, and what is behind it. A server is found by its slug and by its name."""
-        paths = {"/mcp": self._all}
+    def paths(self, end: str = "mcp") -> dict[str, View]:
+        """Each path with this `end` at which MCP is served, and what is behind it.
+
+        A server is found by its slug and by its name.
+        """
+        paths = {f"/{end}": self._all}
         for slug, view in self._single.items():
-            paths[f"/servers/{slug}/mcp"] = view
-            paths.setdefault(f"/servers/{view.only.name}/mcp", view)
+            paths[f"/servers/{slug}/{end}"] = view
+            paths.setdefault(f"/servers/{view.only.name}/{end}", view)
         return paths
+
+    def of(self, server: str) -> View | None:
+        """The view of all upstreams for '', else that of the one with this slug or name; None where there is none."""
+        if not server:
+            return self._all
+        named = (view for view in self._single.values() if view.only.name == server)
+        return self._single.get(server) or next(named, None)

@@ -89,6 +89,7 @@ class Conversation:
         self._pushed = False
         self._last: dict[str, tuple[str, int]] = {}
         self._unsure: set[str] = set()
+        self._left: list[str] = []
         self._tokens: dict[object, str] = {}
 
     # Sessions.
@@ -202,8 +203,13 @@ class Conversation:
         return {"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params}, call
 
     def unsure_of(self, upstream: str) -> None:
-        """A call was left to itself: nobody knows what it was told."""
+        """Nobody knows what the last call was told."""
         self._unsure.add(upstream)
+
+    def left(self, upstream: str, call: str) -> None:
+        """A call was left to itself. What it is told, even later, nobody hears."""
+        self.unsure_of(upstream)
+        self._left.append(call)
 
     async def read(self, upstream: str) -> None:
         """Read a resource."""
@@ -343,7 +349,7 @@ class Conversation:
                 self._unexpected(f"session {session} counted {count} and then {tag['count']}")
         elif not self.upstreams[upstream].sessions[session].given_up and not unsure:
             self._unexpected(f"session {session} was left for {tag['session']} without a reason")
-        elif not told and not unsure:
+        elif not (told or unsure or any(self.upstreams[upstream].ran_in.get(call) == tag["session"] for call in self._left)):
             self._unexpected(f"the state of session {session} was lost, and nobody said so")
 
     def _notified(self, message: Message, call: str | None) -> None:

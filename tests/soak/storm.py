@@ -290,13 +290,13 @@ class Storm:
         finally:
             calling.cancel()
             self._upstreams[name].release(call)
-            conversation.unsure_of(name)
+            conversation.left(name, call)
 
     async def _leave_when_asked(self, conversation: Conversation, name: str) -> None:
         """Go away instead of answering a question."""
         self._ledger.disconnects += 1
-        conversation.unsure_of(name)
-        message, _ = conversation.call_message(name, "ask")
+        message, call = conversation.call_message(name, "ask")
+        conversation.left(name, call)
         answer = await conversation.start(message)
         async with aclosing(answer.messages()) as messages:
             await anext(messages)
@@ -372,7 +372,7 @@ class Storm:
     def _left_behind(self, vanished: set[str]) -> list[str]:
         """What is still there of those who have left. Those who vanished may have their sessions, but nobody listens."""
         names = {conversation.name for conversation in self._conversations} - vanished
-        sessions = [session for upstream in self._upstreams.values() for session in upstream.open_sessions]
+        sessions = [session for upstream in self._upstreams.values() for session in upstream.left_over]
         left = [f"{session.id} of {session.opener}" for session in sessions if session.opener in names and session.bound]
         left += [f"a listener to {session.id}" for session in sessions if session.listeners and "." in session.opener]
         if (number := len(self._gateway.gateway.sessions)) != len(vanished):
@@ -448,7 +448,7 @@ async def soak(plan: Plan) -> Ledger:
             async with serving(document(plan, upstreams)) as gateway:
                 await Storm(plan, gateway, upstreams, ledger).run()
                 pool = gateway.gateway.pool
-            ledger.leaks += [f"{session!r} was not ended" for each in upstreams.values() for session in each.open_sessions]
+            ledger.leaks += [f"{session!r} was not ended" for each in upstreams.values() for session in each.left_over]
             ledger.leaks += [
                 f"the closed pool has {name} {pool.get_metrics()[name]}" for name in GAUGES if pool.get_metrics()[name]
             ]

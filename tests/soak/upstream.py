@@ -45,6 +45,10 @@ class Session:
     """'deleted' or 'lost' once it is over."""
     refused: bool = False
     """Whether a call in it was refused its credential: the gateway gives such a session up."""
+    shown: bool = False
+    """Whether a client showed its id, so that the answer which names it arrived."""
+    cut: bool = False
+    """Whether what names it, or ends it, may have been on a connection when all of them broke."""
     subscriptions: set[str] = field(default_factory=set)
     listeners: set[asyncio.StreamWriter] = field(default_factory=set)
 
@@ -140,8 +144,9 @@ class SoakUpstream:
         self._writers: dict[socket.socket, asyncio.StreamWriter] = {}
         self._running: dict[tuple[str, object], Exchange] = {}
         self._questions: dict[tuple[str, str], asyncio.Future[Message]] = {}
-        self._ran: dict[str, None] = {}
-        self._cancellable: dict[str, None] = {}
+        self.ran_in: dict[str, str] = {}
+        """Which session each call ran in, the last time."""
+        self._cancellable: dict[str, str] = {}
         self._minted = 0
         self._tools: dict[str, Callable[[Exchange], Coroutine[Any, Any, Message]]] = {
             "count": self._count,
@@ -162,6 +167,11 @@ class SoakUpstream:
     @property
     def open_sessions(self) -> list[Session]:
         return [session for session in self.sessions.values() if not session.ended]
+
+    @property
+    def left_over(self) -> list[Session]:
+        """Open sessions that somebody should have ended, and could."""
+        return [session for session in self.open_sessions if not session.cut]
 
     # Orders.
 
@@ -196,6 +206,9 @@ class SoakUpstream:
     async def drop(self) -> None:
         """Lose all connections and nothing else, as when something on the way gives up."""
         async with self._breaking():
+            for session in self.open_sessions:
+                # Its DELETE may just have been on its way, or its name; such sessions are for the server to let expire.
+                session.cut = session.refused or not session.shown or session.opener in self._cancellable
             await self._break_off()
 
     @asynccontextmanager
@@ -277,6 +290,7 @@ class SoakUpstream:
         method = message.get("method")
         session = self.sessions.get(request.session or "")
         if session is not None:
+            session.shown, session.cut = True, False
             self._check_credential(request, session)
         if self._refuses(message, session):
             await reply(writer, 401, b"", {"www-authenticate": "Bearer"})
@@ -414,9 +428,9 @@ class SoakUpstream:
         arguments = exchange.arguments
         self._check_caller(arguments["conversation"], exchange.credential, exchange.session)
         name, call = exchange.message["params"]["name"], arguments["call"]
-        if name in SINGLE and call in self._ran:
+        if name in SINGLE and call in self.ran_in:
             self._crossings.append(f"{self.name}: {call} of {arguments['conversation']} ran twice")
-        _remember(self._ran, call)
+        _remember(self.ran_in, call, exchange.request.session or "")
         key = exchange.request.session or exchange.credential, exchange.message["id"]
         self._running[key] = exchange
         try:
@@ -522,8 +536,8 @@ def key_of(conversation: str) -> str:
     return f"key-of-team-{int(principal_of(conversation).removeprefix('p')) // 2}"
 
 
-def _remember(calls: dict[str, None], call: str) -> None:
-    calls[call] = None
+def _remember(calls: dict[str, str], call: str, session: str = "") -> None:
+    calls[call] = session
     if len(calls) > REMEMBERED_CALLS:
         del calls[next(iter(calls))]
 

@@ -124,7 +124,7 @@ def test_p11_what_says_nothing_of_the_upstream_is_no_verdict(error: BaseExceptio
     assert breaker.is_open
     breaker.refuses_for(LATER)
     breaker.count(error, LATER)
-    assert breaker.refuses_for(LATER) == 0
+    assert breaker.refuses_for(LATER) > 0, "another's call ended the trial"
 
 
 def test_p16_breakers_that_somebody_keeps_stay_and_of_the_others_the_last_are_remembered() -> None:

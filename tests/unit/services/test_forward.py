@@ -227,7 +227,7 @@ async def test_u6_a_call_that_may_not_run_twice_is_repeated_only_while_it_was_re
     assert len(world.server.opened) == 2
 
 
-async def test_c2_a_credential_that_cannot_be_renewed_is_shown_once(world: World) -> None:
+async def test_a_credential_that_cannot_be_renewed_is_shown_once(world: World) -> None:
     world.upstream.credentials = Renewable(0)
     world.server.outcomes.extend([refused(), None])
     with pytest.raises(AuthRefused):

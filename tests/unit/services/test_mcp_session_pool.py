@@ -39,12 +39,12 @@ from mcpgateway.services import closing, mcp_session_pool
 from mcpgateway.services.closing import CLOSE_SECONDS, CLOSES_AT_ONCE, FINISH_SECONDS
 from mcpgateway.services.leasing import Want
 from mcpgateway.services.mcp_session_pool import (
-    REAP_SECONDS,
     MCPSessionPool,
     close_mcp_session_pool,
     get_mcp_session_pool,
     init_mcp_session_pool,
 )
+from mcpgateway.services.reaping import REAP_SECONDS
 from tests.fakes.clock import FakeClock
 from tests.fakes.upstream_session import FakeSession, FakeUpstream, InTime, key_of, quiet, until
 
