@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import signal
@@ -16,23 +17,33 @@ import uvicorn
 
 from mcpgateway import runtime
 from mcpgateway.auth.access import Access
+from mcpgateway.auth.credentials import Credentials
 from mcpgateway.config import Config, ServerConfig
 from mcpgateway.downstream.conversing import Conversing
 from mcpgateway.downstream.dispatch import Dispatch
-from mcpgateway.downstream.door import Door
+from mcpgateway.downstream.door import Door, Tokens
 from mcpgateway.downstream.endpoint import Endpoint
 from mcpgateway.downstream.guard import Guard
 from mcpgateway.downstream.http_protocol import HttpProtocol
+from mcpgateway.downstream.listen import Listening
+from mcpgateway.downstream.modern_http import ModernHTTP
 from mcpgateway.downstream.pages import Pages
+from mcpgateway.downstream.parked import Parked
+from mcpgateway.downstream.rounds import Rounds
+from mcpgateway.downstream.sealed import Sealer
 from mcpgateway.downstream.sessions import Sessions
 from mcpgateway.downstream.sse import HttpSse
+from mcpgateway.downstream.standard_io import Lines, LineWriter
+from mcpgateway.downstream.stdio import Stdio
 from mcpgateway.downstream.streamable_http import StreamableHTTP
 from mcpgateway.downstream.uvicorn_protocol import UvicornProtocol
+from mcpgateway.errors import ConfigError
 from mcpgateway.metrics import Figures
 from mcpgateway.pool.key import Terms
 from mcpgateway.pool.limits import Limits
 from mcpgateway.runtime import Sweep
 from mcpgateway.services.announcements import Announcer
+from mcpgateway.services.audit import Audit, NullAudit
 from mcpgateway.services.catalog import Catalog
 from mcpgateway.services.forward import Forward
 from mcpgateway.services.gateway_service import GatewayService, UpstreamReport
@@ -44,6 +55,7 @@ from mcpgateway.services.null_pool import NullPool
 from mcpgateway.services.prompt_service import PromptService
 from mcpgateway.services.reloading import ConfigFile
 from mcpgateway.services.resource_service import ResourceService
+from mcpgateway.services.rotation import is_rotation, rotate
 from mcpgateway.services.task_service import TaskService
 from mcpgateway.services.tool_service import ToolService
 from mcpgateway.services.upstream import Upstream
@@ -58,6 +70,7 @@ from mcpgateway.wiring import (
     enabled_servers,
     forward_of,
     rate_limit_of,
+    rotated,
     spans_of,
     tokens_of,
 )
@@ -71,23 +84,29 @@ DRAIN_LOOK_SECONDS = 0.05
 CUT_SECONDS = 1
 """What is left of calls after draining is cut off within this time."""
 
+STDIO_PATIENCE_SECONDS = 5.0
+"""How long a client that started us waits for the servers, which only just start too: many such clients list tools once."""
+
 OnReady = Callable[[int], None]
 """Told the port, once the gateway listens."""
 
 
 class Gateway:
-    """One gateway, ready to be served by any ASGI server: `asgi`. `local`: it is bound to loopback only."""
+    """One gateway, ready to be served by any ASGI server: `asgi`.
 
-    def __init__(self, config: Config, *, local: bool = True) -> None:
+    `local`: it is bound to loopback only. `audit` is told of calls instead of the log that is configured.
+    """
+
+    def __init__(self, config: Config, *, local: bool = True, audit: Audit | None = None) -> None:
         self.config = config
         self.sweep = Sweep()
         self.figures = Figures()
         self._tls = TlsContexts()
         self._opener = Opener(self.sweep, self._tls)
-        self._audit = audit_of(config)
         self._access = Access(config.gateway.access)
         self.pool = self._make_pool()
-        self.upstreams = {slug: self._make_upstream(server) for slug, server in enabled_servers(config).items()}
+        self.upstreams = self._make_upstreams(enabled_servers(config))
+        self._audit = audit or audit_of(config)
         self._views = Views(self.upstreams)
         self._build_services()
         self._build_edge(local)
@@ -155,6 +174,7 @@ class Gateway:
         handshake = Handshake(self.forward, self._access)
         self.conversing = Conversing(self.sessions, dispatch, handshake, self.forward, self.announcer, limits.json_depth)
         self._edge = StreamableHTTP(self.conversing, self.sweep)
+        self._modern = self._build_modern(dispatch, handshake)
         self._sse = HttpSse(self.conversing, self.sweep, self._views.paths("sse"))
         self._pages = Pages(self.service, self.pool, self.sessions, self.figures)
         self._door = Door(
@@ -163,6 +183,7 @@ class Gateway:
         self.asgi = Endpoint(
             self._door,
             self._edge,
+            self._modern,
             self._sse,
             self._pages,
             self._access,
@@ -179,6 +200,12 @@ class Gateway:
         self.figures.client_sessions = lambda: len(self.sessions)
         self.figures.upstream_states = lambda: [(each.name, each.state.value) for each in self.upstreams.values()]
 
+    def _build_modern(self, dispatch: Dispatch, handshake: Handshake) -> ModernHTTP:
+        listening = Listening(self.resources, handshake, self.forward, self.announcer, self.sweep)
+        rounds = Rounds(Sealer(self.sweep), Parked(self.sweep))
+        depth = self.config.gateway.limits.json_depth
+        return ModernHTTP(dispatch, handshake, self.tools, listening, rounds, self.sweep, depth, self.conversing.request_id)
+
     def _describe(self) -> None:
         """Say where tokens are to be had, where issuers are configured."""
         settings = self.config.gateway
@@ -189,6 +216,25 @@ class Gateway:
     def _count_refusal(self, error: str) -> None:
         self.figures.refusals[error] += 1
 
+    def stdio(self, server: str, source: int, sink: int) -> Stdio:
+        """An edge for the client at two file descriptors. Raises ConfigError where there is no such server."""
+        view = self._views.of(server)
+        if view is None:
+            known = ", ".join(self.upstreams) or "none"
+            raise ConfigError(f"there is no server {server!r}, or it is disabled; the servers are: {known}")
+        lines = Lines(source, self.config.gateway.limits.body_bytes)
+        ready = functools.partial(self.settled, STDIO_PATIENCE_SECONDS)
+        out = LineWriter(sink)
+        return Stdio(self.conversing, view, self.sweep, lines, out, ready, self.config.gateway.drain_seconds)
+
+    async def settled(self, seconds: float) -> None:
+        """Wait until each upstream was tried, for so long at most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not self.service.settled:
+                    await self.service.news.wait()
+                    self.service.news.clear()
+
     async def start(self) -> None:
         """Begin to watch the upstreams. Returns at once."""
         self.service.start()
@@ -196,41 +242,64 @@ class Gateway:
     async def apply(self, config: Config) -> None:
         """Put another configuration into force: servers come, go and change; calls of the others are not touched.
 
-        Who may call changes with it. Other settings of the gateway hold from the next start.
+        Where only the headers of a server changed, callers whose own stayed the same keep their sessions. Who may call changes
+        with it. Other settings of the gateway hold from the next start. Raises ConfigError, and then nothing has changed.
         """
-        tokens = tokens_of(config.gateway.auth, self._opener)
         old, new = enabled_servers(self.config), enabled_servers(config)
-        gone = [slug for slug in old if new.get(slug) != old[slug]]
-        come = [slug for slug in new if new[slug] != old.get(slug)]
-        replaced = {slug: self.upstreams[slug] for slug in gone}
-        for slug in gone:
-            self.announcer.came_or_went(self.upstreams[slug])
-        for slug in come:
-            self.upstreams[slug] = self._make_upstream(new[slug])
-        ordered = {slug: self.upstreams[slug] for slug in new}
+        changed = {slug for slug in old.keys() | new.keys() if old.get(slug) != new.get(slug)}
+        rotating = {slug for slug in old.keys() & new.keys() if is_rotation(old[slug], new[slug])}
+        # All that may be refused is made first: a configuration is in force whole, or not at all.
+        tokens = tokens_of(config.gateway.auth, self._opener)
+        come = self._make_upstreams({slug: server for slug, server in new.items() if slug in changed - rotating})
+        gone = {slug: self.upstreams[slug] for slug in old if slug in changed - rotating}
+        self._switch(list(new), come, gone)
+        watch_anew = [slug for slug in rotating if self._rotate(self.upstreams[slug], new[slug])]
+        old_tokens = self._take_over(config, tokens)
+        await close_tokens(old_tokens)
+        for slug in (*gone, *watch_anew):
+            await self.service.unwatch(slug)
+            self.catalog.drop(slug)  # again: the old watch may have listed meanwhile
+        for upstream in gone.values():
+            await upstream.credentials.aclose()
+        for slug in (*come, *watch_anew):
+            self.upstreams[slug].breaker.succeeded()
+            self.service.watch(self.upstreams[slug])
+        _log.info("the new configuration is in force; changed: %s", ", ".join(sorted(changed)) or "no server")
+
+    def _switch(self, order: list[str], come: dict[str, Upstream], gone: dict[str, Upstream]) -> None:
+        """Some upstreams take the place of others; in the end there are those of `order`."""
+        for slug, upstream in gone.items():
+            self.announcer.came_or_went(upstream)
+            self.pool.drain(slug)
+            self.catalog.drop(slug)
+        ordered = {slug: come.get(slug) or self.upstreams[slug] for slug in order}
         self.upstreams.clear()
         self.upstreams.update(ordered)
         self._views.refresh()
         self.asgi.views = self._views.paths()
         self._sse.views = self._views.paths("sse")
-        self._access.replace(config.gateway.access)
-        before, self.config = self.config.gateway.auth, config
-        self._describe()
-        if config.gateway.auth != before:
-            old_tokens, self._door.tokens = self._door.tokens, tokens
-            await close_tokens(old_tokens)
-        for slug in gone:
-            self.pool.drain(slug)
-            self.catalog.drop(slug)
-            await self.service.unwatch(slug)
-            await replaced[slug].credentials.aclose()
-        for slug in come:
-            self.upstreams[slug].breaker.succeeded()
-            self.service.watch(self.upstreams[slug])
-        _log.info("the new configuration is in force; changed: %s", ", ".join(sorted({*gone, *come})) or "no server")
 
-    def _make_upstream(self, server: ServerConfig) -> Upstream:
-        credentials = credentials_of(server, self._tls, self.sweep)
+    def _take_over(self, config: Config, tokens: Tokens | None) -> Tokens | None:
+        """What else holds from now on. Returned are the tokens that hold no more, to be closed."""
+        before, self.config = self.config, config
+        self._access.replace(config.gateway.access)
+        self._describe()
+        if config.gateway.auth == before.gateway.auth:
+            return tokens
+        old, self._door.tokens = self._door.tokens, tokens
+        return old
+
+    def _rotate(self, upstream: Upstream, server: ServerConfig) -> bool:
+        """Show callers under other headers. True if the gateway itself is shown under others, too."""
+        conversations = {*self.sessions.all(), *self.announcer.conversations}
+        return rotate(upstream, server, rotated(upstream.credentials, server), conversations, self.pool)
+
+    def _make_upstreams(self, servers: dict[str, ServerConfig]) -> dict[str, Upstream]:
+        """Raises ConfigError, and then has made none."""
+        made = [(server, credentials_of(server, self._tls, self._opener)) for server in servers.values()]
+        return {server.slug: self._make_upstream(server, credentials) for server, credentials in made}
+
+    def _make_upstream(self, server: ServerConfig, credentials: Credentials) -> Upstream:
         return Upstream(server, credentials, self.pool.breaker(server.slug), self.figures.of(server.name))
 
     def drain(self) -> None:
@@ -238,18 +307,23 @@ class Gateway:
         self.asgi.draining = True
         for session in self.sessions.all():
             session.drain()
+        self._modern.drain()
 
     async def quiet(self) -> None:
         """Wait until no call is in flight, for `drain_seconds` at most."""
         end = self.sweep.now() + self.config.gateway.drain_seconds
-        while self.sweep.now() < end and any(session.busy for session in self.sessions.all()):  # noqa: ASYNC110
+        while self.sweep.now() < end and self._busy():  # noqa: ASYNC110
             await asyncio.sleep(DRAIN_LOOK_SECONDS)
+
+    def _busy(self) -> bool:
+        return self._modern.busy or any(session.busy for session in self.sessions.all())
 
     async def stop(self) -> None:
         """End everything: client sessions, upstream sessions, processes."""
         self.drain()
         for session in self.sessions.all():
             self.sessions.end(session)
+        self._modern.close()
         await self.service.stop()
         await self.pool.close_all()
         for upstream in self.upstreams.values():
@@ -326,9 +400,33 @@ async def serve(gateway: Gateway, host: str, port: int, on_ready: OnReady = lamb
     await server_of(gateway, host, port, on_ready).serve()
 
 
+async def serve_stdio(gateway: Gateway, server: str, source: int, sink: int) -> None:
+    """Serve the client that is at the other end of two file descriptors, until it leaves or SIGTERM or SIGINT comes.
+
+    `server` is the one to serve, as if direct, or '' for all. Raises ConfigError where there is none of that name.
+    """
+    edge = gateway.stdio(server, source, sink)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with contextlib.suppress(NotImplementedError):  # Windows has none of it
+            loop.add_signal_handler(number, _end_once, edge, loop)
+    await gateway.start()
+    try:
+        await edge.serve()
+    finally:
+        await gateway.stop()
+
+
+def _end_once(edge: Stdio, loop: asyncio.AbstractEventLoop) -> None:
+    """End in order; a second signal ends at once."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.remove_signal_handler(number)
+    edge.end()
+
+
 async def check(config: Config) -> AsyncIterator[list[UpstreamReport]]:
     """Connect to every upstream. What is known of them, again whenever it changes, until all were tried."""
-    gateway = Gateway(config)
+    gateway = Gateway(config, audit=NullAudit())
     await gateway.start()
     try:
         while True:

@@ -12,15 +12,16 @@ from mcpgateway.auth.jwt import JwtTokens
 from mcpgateway.auth.oauth import OAuthCredentials
 from mcpgateway.auth.tokens import StaticTokens
 from mcpgateway.config import AuthConfig, Config, LimitsConfig, ServerConfig
+from mcpgateway.config.values import OAuthConfig
 from mcpgateway.downstream.door import Tokens
 from mcpgateway.downstream.rate_limit import NoRateLimit, RateLimit, TokenBuckets
 from mcpgateway.errors import ConfigError
 from mcpgateway.pool.key import Terms
-from mcpgateway.runtime import Sweep
+from mcpgateway.protocol.call import HeaderBlock
 from mcpgateway.services.audit import Audit, FileAudit, NullAudit
 from mcpgateway.services.forward import Forward
 from mcpgateway.services.leasing import SessionPool
-from mcpgateway.upstream.connection import Origin
+from mcpgateway.upstream.http import HttpClient, Response
 from mcpgateway.upstream.open import Opener
 from mcpgateway.upstream.tls import TlsContexts
 from mcpgateway.upstream.token_endpoint import HttpTokenEndpoint
@@ -57,28 +58,66 @@ def forward_of(spans: Spans | None, pool: SessionPool, opener: Opener, terms: Te
 
 
 def audit_of(config: Config) -> Audit:
-    """The audit log. Raises OSError where its file cannot be opened."""
+    """The audit log. Raises ConfigError where its file cannot be opened."""
     settings = config.gateway.audit
     if not settings.path:
         return NullAudit()
-    return FileAudit(settings.path, arguments=settings.arguments, hide=logs.redacted)
+    try:
+        return FileAudit(settings.path, arguments=settings.arguments, hide=logs.redacted)
+    except OSError as error:
+        raise ConfigError(f"{config.path}: gateway.audit.path: {settings.path} cannot be opened: {error.strerror}") from error
 
 
-def credentials_of(server: ServerConfig, contexts: TlsContexts, sweep: Sweep) -> Credentials:
-    """What calls to a server show of who they are."""
-    headers = StaticCredentials(
+def credentials_of(server: ServerConfig, contexts: TlsContexts, opener: Opener) -> Credentials:
+    """What calls to a server show of who they are. Raises ConfigError for certificates that cannot be used."""
+    headers, oauth = _headers_of(server), server.oauth
+    if oauth is None:
+        return headers
+    if oauth.token_url.startswith("https:"):
+        contexts.context(oauth.tls)  # for a try
+    endpoint = HttpTokenEndpoint(server.name, oauth.token_url, _TokenClient(server.name, oauth, opener))
+    return OAuthCredentials(server.name, server.url, oauth, headers, endpoint)
+
+
+def rotated(credentials: Credentials, server: ServerConfig) -> Credentials:
+    """What calls show once nothing but the headers of a server has changed: tokens that were fetched before are kept."""
+    headers = _headers_of(server)
+    return credentials.beside(headers) if isinstance(credentials, OAuthCredentials) else headers
+
+
+def _headers_of(server: ServerConfig) -> StaticCredentials:
+    return StaticCredentials(
         server.headers,
         server.forward_headers,
         upstream=server.name,
         callers=server.credentials,
         required=server.credentials_required,
     )
-    oauth = server.oauth
-    if oauth is None:
-        return headers
-    tls = contexts.context(oauth.tls) if oauth.token_url.startswith("https:") else None
-    endpoint = HttpTokenEndpoint(server.name, oauth.token_url, Origin(server.name, oauth.token_url, sweep, tls))
-    return OAuthCredentials(server.name, server.url, oauth, headers, endpoint)
+
+
+class _TokenClient:
+    """A token endpoint's HTTP client: the opener's, asked for with each request, since its certificates may have changed."""
+
+    def __init__(self, upstream: str, settings: OAuthConfig, opener: Opener) -> None:
+        self._upstream = upstream
+        self._settings = settings
+        self._opener = opener
+
+    def __repr__(self) -> str:
+        return f"<_TokenClient for {self._upstream}>"
+
+    @property
+    def _http(self) -> HttpClient:
+        return self._opener.http(self._upstream, self._settings.token_url, self._settings.tls)
+
+    async def send(self, method: bytes, path: bytes, headers: HeaderBlock, body: bytes, timeout_seconds: float) -> Response:
+        return await self._http.send(method, path, headers, body, timeout_seconds)
+
+    def distrust(self) -> None:
+        self._http.distrust()
+
+    async def aclose(self) -> None:
+        """The opener closes its own, which may serve others as well."""
 
 
 def tokens_of(auth: AuthConfig | None, opener: Opener) -> Authenticators | None:

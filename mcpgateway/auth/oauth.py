@@ -7,6 +7,7 @@ line or an error.
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 from base64 import b64encode
 from collections import OrderedDict
@@ -131,6 +132,12 @@ class OAuthCredentials:
 
     def __repr__(self) -> str:
         return f"<OAuthCredentials for {self._upstream}: {len(self._slots)} principals>"
+
+    def beside(self, headers: StaticCredentials) -> OAuthCredentials:
+        """The same tokens beside other headers. Both share what is kept and what is being fetched: closing one closes it."""
+        other = copy.copy(self)
+        other._headers = headers
+        return other
 
     def ready(self, principal: Principal | None, client_headers: RawHeaders) -> Credential | None:
         key = principal.id if principal is not None else ""

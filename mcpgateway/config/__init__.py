@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from mcpgateway.config.credentials import refuse_unknown_issuers
 from mcpgateway.config.gateway import read_gateway
 from mcpgateway.config.reader import Source, close_to
 from mcpgateway.config.servers import read_servers
@@ -86,6 +87,7 @@ def parse(text: str, path: str, environ: Mapping[str, str] = os.environ, files: 
     _check_top_level(located, source)
     servers = read_servers(located.data, source)
     gateway = read_gateway(located.data.get("gateway", {}), servers, source)
+    refuse_unknown_issuers(gateway.auth, source)
     if files is not None:
         files |= source.files
     source.raise_problems()

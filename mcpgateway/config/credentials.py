@@ -13,7 +13,7 @@ from mcpgateway.config.headers import UNNEEDED, fault_in_name, fault_in_value
 from mcpgateway.config.reader import Source, close_to, read_section, refuse_unknown, shown
 from mcpgateway.config.text import Place, locate
 from mcpgateway.config.tls import read_tls
-from mcpgateway.config.values import STATIC_ISSUER, CallerHeaders, OAuthConfig
+from mcpgateway.config.values import STATIC_ISSUER, AuthConfig, CallerHeaders, OAuthConfig
 from mcpgateway.errors import ConfigError
 
 TENANT = "tenant:"
@@ -111,6 +111,7 @@ def _caller(name: str, written: Any, place: Place, source: Source) -> CallerHead
     if not read.headers and not source.is_faulty(place):
         source.problem(place, 'expected {"headers": {…}} with at least one header')
     headers = checked_headers(read.headers, (*place, "headers"), source)
+    source.issuers.append((read.issuer, (*place, "issuer")))
     who = {"tenant" if name.startswith(TENANT) else "subject": name.removeprefix(TENANT)}
     return CallerHeaders(headers, **who, issuer=read.issuer)
 
@@ -120,6 +121,15 @@ def _refuse_forwarded(entry: CallerHeaders, forwarded: Collection[str], place: P
     for name, _ in entry.headers:
         if name.lower() in forwarded:
             source.problem((*place, "headers", name), "is in forward_headers too, so clients could set it; keep one")
+
+
+def refuse_unknown_issuers(auth: AuthConfig | None, source: Source) -> None:
+    """Note the entries for callers of an issuer whose tokens are not let in: nobody would ever be shown under them."""
+    issuers = [STATIC_ISSUER, *(each.issuer for each in auth.jwt)] if auth is not None else [STATIC_ISSUER]
+    known = " and ".join(repr(each) for each in issuers if each)
+    for issuer, place in source.issuers:
+        if issuer not in issuers:
+            source.problem(place, f"no tokens of this issuer are let in (gateway.auth.jwt); known here: {known}")
 
 
 def read_oauth(written: Mapping[str, Any], headers: Iterable[str], place: Place, source: Source) -> OAuthConfig | None:

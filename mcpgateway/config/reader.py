@@ -37,6 +37,8 @@ class Source:
         self.secrets: set[str] = set()
         self.files: set[str] = set()
         """Files that this one names and that are read with it, whether they are there or not."""
+        self.issuers: list[tuple[str, Place]] = []
+        """Issuers that servers' entries name, and where: which there are is known only in the end."""
         self._located = located
         self._path = path
         self._environ = environ

@@ -14,6 +14,7 @@ Grant = Literal["client_credentials", "token_exchange"]
 ClientAuth = Literal["client_secret_basic", "client_secret_post"]
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["auto", "text", "json"]
+HttpProtocolName = Literal["own", "uvicorn"]
 
 ASYMMETRIC = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 """Signatures that only the issuer can make."""
@@ -228,6 +229,7 @@ class GatewayConfig(msgspec.Struct, frozen=True):
     """In lower case."""
     health_check_interval_seconds: Seconds = 30.0
     drain_seconds: SecondsFromZero = 10.0
+    http_protocol: HttpProtocolName = "own"
 
     def __repr__(self) -> str:
         return f"<GatewayConfig auth={self.auth is not None} session_pool={self.session_pool.enabled}>"

@@ -21,7 +21,7 @@ from mcpgateway.protocol.call import Call, Channel, NoChannel
 from mcpgateway.protocol.levels import LEVELS
 from mcpgateway.runtime import Clock
 from mcpgateway.services.audit import Audit, NullAudit
-from mcpgateway.services.binding import Binding
+from mcpgateway.services.binding import OF_ONE_STATE, Binding
 from mcpgateway.services.conversation import Conversation
 from mcpgateway.services.hearing import Hearing
 from mcpgateway.services.leasing import SessionPool, Want
@@ -133,11 +133,12 @@ class Forward:
         forgotten its sessions, and a repeat that it refused for that has not run.
         """
         call.timeout_seconds = upstream.timeout_seconds
-        credential = upstream.credentials.ready(conversation.principal, call.client_headers)
-        if credential is None:
-            credential = await upstream.credentials.obtain(conversation.principal, call.client_headers)
         mended: tuple[type[UpstreamError], ...] = ()
         while True:
+            # Anew each time: what was refused is renewed, and the configuration may have changed meanwhile.
+            credential = upstream.credentials.ready(conversation.principal, call.client_headers)
+            if credential is None:
+                credential = await upstream.credentials.obtain(conversation.principal, call.client_headers)
             try:
                 return await self._attempt(upstream, conversation, credential, call, channel)
             except (AuthRefused, SessionLost, ConnectionLost) as error:
@@ -145,8 +146,6 @@ class Forward:
                     raise
                 mended = (*mended, type(error))
                 _log.info("repeating %r: %s", call, error)
-            if mended[-1] is AuthRefused:
-                credential = await upstream.credentials.obtain(conversation.principal, call.client_headers)
 
     async def _attempt(
         self, upstream: Upstream, conversation: Conversation, credential: Credential, call: Call, channel: Channel
@@ -246,7 +245,7 @@ class Forward:
             capabilities=conversation.capabilities_print,
         )
         opening = Opening(self._opener, self._clock, upstream, conversation, self.listener_for)
-        want = Want(key, self._terms_of(upstream), opening)
+        want = Want(key, self._terms_of(upstream, conversation), opening)
         binding = opening.binding = Binding(upstream, credential, generation, want, self._keeps_sessions)
         if old is not None:
             binding.succeed(old)
@@ -257,12 +256,12 @@ class Forward:
             del conversation.bindings[next(iter(conversation.bindings))]
         return binding
 
-    def _terms_of(self, upstream: Upstream) -> Terms:
+    def _terms_of(self, upstream: Upstream, conversation: Conversation) -> Terms:
         """How the sessions of an upstream are lent. Those that hold a conversation's state do not age."""
         policy = upstream.policy
-        if policy == "bound":
+        if policy == "bound" and conversation.id:
             return Terms(exclusive=False)
-        if policy == "principal":
+        if policy in OF_ONE_STATE:
             return Terms(exclusive=False, max_idle_seconds=PRINCIPAL_IDLE_SECONDS)
         if policy == "stateless":
             return self._terms._replace(exclusive=False, probe_after_seconds=float("inf"))

@@ -48,8 +48,9 @@ class UtilityService:
         conversation.log_level = level
         if view.single:
             return await self._forward.send(view.only, conversation, call, channel)
-        for upstream in {binding.upstream for binding in conversation.bindings.values()}:
-            if upstream.slug in view.upstreams and upstream.offers("logging"):
+        for slug in {binding.upstream.slug for binding in conversation.bindings.values()}:
+            upstream = view.upstreams.get(slug)
+            if upstream is not None and upstream.offers("logging"):
                 params = {"level": jsonrpc.raw(level)}
                 told = Call(call.method, params, client=call.client, client_headers=call.client_headers)
                 try:

@@ -347,6 +347,26 @@ def test_u11_other_settings_are_another_identity(endpoint: FakeEndpoint, clock: 
     assert one == same != other
 
 
+async def test_i10_other_headers_beside_a_token_leave_the_token_and_whoever_waits_for_one(
+    endpoint: FakeEndpoint, clock: FakeClock
+) -> None:
+    alices = CallerHeaders((("X-Version", "4"),), subject="alice", issuer=ALICE.issuer)
+    old = credentials(endpoint, clock)
+    before = await obtained(old)
+    endpoint.answers.clear()
+    waiting = asyncio.ensure_future(obtained(old, BOB))
+    await endpoint.next()
+    new = old.beside(StaticCredentials([("X-Version", "3")], callers=[alices]))
+    after = new.ready(ALICE, ())
+    assert after is not None and after.lines == b"x-version: 4\r\nauthorization: Bearer token-1\r\n"
+    assert after.identity == new.identity(ALICE, ()) != before.identity == old.identity(ALICE, ())
+    joining = asyncio.ensure_future(obtained(new, BOB))
+    endpoint.answers.set()
+    assert (await waiting).lines == (await joining).lines and endpoint.count == 2
+    assert new.identity(BOB, ()) == old.identity(BOB, ()) and not endpoint.closed
+    await new.aclose()
+
+
 async def test_closing_ends_what_is_being_fetched_and_says_so(endpoint: FakeEndpoint, clock: FakeClock) -> None:
     tokens = credentials(endpoint, clock)
     endpoint.answers.clear()

@@ -19,13 +19,20 @@ PLANTED = "planted-secret"
 A_NUMBER = 481516234
 
 
-def parsed(entry: dict[str, Any], path: str = "mcp.json", **environ: str) -> Config:
-    document = {"mcpServers": {"crm": {"url": "https://crm.example/mcp"} | entry}}
-    return config.parse(json.dumps(document), path, {"SECRET": PLANTED} | environ)
+def parsed(entry: dict[str, Any], path: str = "mcp.json", **gateway: Any) -> Config:
+    document = {"mcpServers": {"crm": {"url": "https://crm.example/mcp"} | entry}, "gateway": gateway}
+    return config.parse(json.dumps(document), path, {"SECRET": PLANTED})
 
 
-def server(entry: dict[str, Any], path: str = "mcp.json") -> ServerConfig:
-    return parsed(entry, path).servers[0]
+def server(entry: dict[str, Any], path: str = "mcp.json", **gateway: Any) -> ServerConfig:
+    return parsed(entry, path, **gateway).servers[0]
+
+
+def letting_in(*issuers: str) -> dict[str, Any]:
+    """The settings of a gateway that lets in tokens of these issuers."""
+    keys = "https://keys.example/jwks"
+    jwts = [{"issuer": each, "audience": "https://mcp.example", "jwks_url": keys} for each in issuers]
+    return {"public_url": "https://mcp.example", "auth": {"jwt": jwts}}
 
 
 def refusal(entry: dict[str, Any], path: str = "mcp.json") -> str:
@@ -141,13 +148,29 @@ def test_i5_one_name_may_have_an_entry_for_each_issuer(tmp_path: Path, here: str
         "tenant:acme": [{"issuer": one, "headers": {"X-Key": "acme"}}],
     }
     (tmp_path / "keys.json").write_text(json.dumps({"alice": {"issuer": other, "headers": {"X-Key": "other"}}}))
-    found = server({"credentials": entries, "credentials_file": "keys.json"}, here).credentials
+    found = server({"credentials": entries, "credentials_file": "keys.json"}, here, **letting_in(one, other)).credentials
     assert found == (
         CallerHeaders((("X-Key", "static"),), subject="alice"),
         CallerHeaders((("X-Key", "one"),), subject="alice", issuer=one),
         CallerHeaders((("X-Key", "acme"),), tenant="acme", issuer=one),
         CallerHeaders((("X-Key", "other"),), subject="alice", issuer=other),
     )
+
+
+@pytest.mark.parametrize("gateway", [{}, letting_in("https://other.example")])
+def test_i5_an_entry_for_an_issuer_whose_tokens_are_not_let_in_is_refused(
+    tmp_path: Path, here: str, gateway: dict[str, Any]
+) -> None:
+    entry = {"issuer": "https://one.example", "headers": {"X-Key": PLANTED}}
+    statics = {"bob": {"headers": {"X-Key": "b"}}, "carol": {"issuer": "static", "headers": {"X-Key": "c"}}}
+    (tmp_path / "keys.json").write_text(json.dumps({"tenant:acme": entry} | statics))
+    with pytest.raises(ConfigError) as caught:
+        parsed({"credentials": {"alice": [entry]}, "credentials_file": "keys.json"}, here, **gateway)
+    first, second = str(caught.value).splitlines()
+    assert "mcpServers.crm.credentials.alice[0].issuer: no tokens of this issuer are let in (gateway.auth.jwt)" in first
+    assert 'mcpServers.crm.credentials_file["tenant:acme"].issuer: no tokens of this issuer' in second
+    assert first.endswith("'static' and 'https://other.example'" if gateway else "known here: 'static'")
+    assert PLANTED not in str(caught.value)
 
 
 @pytest.mark.parametrize(

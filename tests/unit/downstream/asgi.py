@@ -36,7 +36,8 @@ class Exchange:
         """The JSON messages of the answer so far, from a plain body or an event stream."""
         if self.headers.get("content-type") == "text/event-stream":
             events = self.body.decode().split("\n\n")
-            return [json.loads(event.partition("data: ")[2]) for event in events if "data: " in event]
+            data = [event.partition("data: ")[2] for event in events]
+            return [json.loads(each) for each in data if each]
         return [json.loads(self.body)] if self.body else []
 
     def asgi(self, method: str = "POST", path: str = "/mcp") -> AsgiExchange:

@@ -136,7 +136,7 @@ class BrokenDoor(Door):
 def broken(gateway: Gateway, part: str) -> Iterator[None]:
     """A gateway one of whose parts was replaced by one with a fault."""
     if part == "dispatch":
-        gateway._edge._dispatch = BrokenDispatch()  # type: ignore[assignment]
+        gateway.conversing._dispatch = BrokenDispatch()  # type: ignore[assignment]
     else:
         gateway.asgi._door = BrokenDoor(None, local=True)
     yield
@@ -183,7 +183,7 @@ class HangingDispatch:
 async def test_a_request_that_is_cut_off_from_within_leaves_nothing(batch: bool) -> None:
     async with gateway_of() as gateway:
         session = await session_of(gateway)
-        gateway._edge._dispatch = HangingDispatch()  # type: ignore[assignment]
+        gateway.conversing._dispatch = HangingDispatch()  # type: ignore[assignment]
         before = len(gateway.sweep)
         exchange = Exchange(json.dumps([PING] if batch else PING).encode())
         post = scope("POST", "/mcp", MCP_HEADERS | session)
@@ -277,6 +277,8 @@ async def test_the_lifespan_starts_and_stops_the_gateway() -> None:
         app = Endpoint(
             Door(None, local=True),
             gateway._edge,
+            gateway._modern,
+            gateway._sse,
             gateway._pages,
             Access(None),
             NoRateLimit(),

@@ -64,4 +64,4 @@ def test_a_fault_of_ours_says_where_to_look_and_nothing_else() -> None:
     assert (answered.status, bare.status) == (200, 500)
     for problem, id in ((answered, 5), (bare, None)):
         body = json.loads(problem.body)
-        assert (body["id"], body["error"]["code"], body["error"]["data"]["requestId"]) == (id, -32603, "r-1")
+        assert (body.get("id"), body["error"]["code"], body["error"]["data"]["requestId"]) == (id, -32603, "r-1")

@@ -9,6 +9,7 @@ import pytest
 
 from mcpgateway import runtime
 from mcpgateway.auth.principals import Principal
+from mcpgateway.downstream.event_store import RETURN_SECONDS, EventStore
 from mcpgateway.downstream.event_stream import KEEPALIVE_SECONDS, QUEUED_EVENTS
 from mcpgateway.downstream.reply import SessionReply
 from mcpgateway.downstream.sessions import ClientSession
@@ -17,6 +18,7 @@ from mcpgateway.protocol import jsonrpc
 from mcpgateway.runtime import Sweep
 from mcpgateway.services.views import View
 from tests.fakes.clock import FakeClock
+from tests.fakes.until import until
 from tests.unit.downstream.asgi import Exchange
 
 ANSWER = b'{"jsonrpc":"2.0","id":1,"result":{}}'
@@ -25,14 +27,14 @@ ANSWER = b'{"jsonrpc":"2.0","id":1,"result":{}}'
 class Rig:
     """One POST under way."""
 
-    def __init__(self, clock: FakeClock) -> None:
+    def __init__(self, clock: FakeClock, revision: str = "2025-06-18") -> None:
         self.clock = clock
         self.sweep = Sweep(clock)
         self.exchange = Exchange(b"the request")
         self.session = ClientSession(
-            Principal("static", "alice"), View({}, single=False), "2025-11-25", b'{"elicitation":{}}', b"{}", self.sweep
+            Principal("static", "alice"), View({}, single=False), revision, b'{"elicitation":{}}', b"{}", self.sweep
         )
-        self.reply = SessionReply(self.session, self.exchange.asgi(), self.sweep)
+        self.reply = SessionReply(self.session, self.exchange.asgi(), self.sweep, EventStore(self.sweep))
 
     def answer(self, question: dict[str, object]) -> None:
         said = {"jsonrpc": "2.0", "id": question["id"], "result": {"action": "accept"}}
@@ -125,3 +127,23 @@ async def test_a_reply_that_is_cancelled_at_its_end_leaves_nothing(rig: Rig) -> 
         with pytest.raises(asyncio.CancelledError):
             await finishing
     assert runtime.running_tasks() == [] and len(rig.sweep) == 0
+
+
+async def test_c5_a_client_that_may_come_back_is_waited_for_and_then_answers_nothing(clock: FakeClock) -> None:
+    rig = Rig(clock, "2025-11-25")
+    await rig.exchange.receive()
+    asking = asyncio.create_task(rig.reply.ask("elicitation/create", b"{}"))
+    await rig.exchange.until_messages(1)
+    rig.exchange.leave()
+    (kept,) = rig.session.kept.values()
+    await until(lambda: kept.deadline > 0)
+    for seconds, over in ((RETURN_SECONDS - 1, False), (1, True)):
+        clock.advance(seconds)
+        rig.sweep.expire_due()
+        assert kept.absent is over
+    async with asyncio.timeout(5):
+        for question in (asking, rig.reply.ask("elicitation/create", b"{}")):
+            with pytest.raises(RpcError, match="-32603"):
+                await question
+        await rig.reply.finish(200, [ANSWER])
+    assert runtime.running_tasks() == [] and b"result" in kept.pile.after(0)[-1]

@@ -14,102 +14,51 @@ import pytest
 from mcpgateway import runtime
 from mcpgateway.config.values import TlsConfig
 from mcpgateway.errors import (
-    AuthRefused,
     BadAnswer,
     ConnectFailed,
     GatewayError,
     HttpRefused,
     Incompatible,
+    SessionLost,
     UpstreamError,
-    UpstreamTimeout,
 )
 from mcpgateway.runtime import Sweep
 from mcpgateway.upstream.base import Hello, Target, UpstreamSession
-from mcpgateway.upstream.era import explain_refusal
 from mcpgateway.upstream.open import Opener, render
 from mcpgateway.upstream.tls import TlsContexts
 from tests.fakes.certificates import Authority
-from tests.fakes.http import INITIALIZED, FakeHttp, FakeResponse, Sent
+from tests.fakes.http import INITIALIZED
 from tests.fakes.peers import Ear, call
 from tests.fakes.scripted import EVENT_STREAM, Talk, answer, scripted
 from tests.fakes.until import until
 from tests.servers.http11 import Request, chunk
 
-TARGET = Target(name="up", url="http://up.test/a b?k=1")
-REFUSED = HttpRefused("up", "it answered HTTP 400", status=400)
+LEGACY_CLIENT, MODERN_CLIENT = Hello(), Hello(modern=True)
 
 
 def discovered(versions: object, id: int = 0) -> bytes:
-    return json.dumps({"jsonrpc": "2.0", "id": id, "result": {"supportedVersions": versions}}).encode()
+    said = {"resultType": "complete", "supportedVersions": versions, "capabilities": {}, "ttlMs": 0, "cacheScope": "private"}
+    return json.dumps({"jsonrpc": "2.0", "id": id, "result": said}).encode()
 
 
-def unsupported(versions: object) -> bytes:
+def unsupported(*versions: str) -> bytes:
     error = {"code": -32022, "message": "Unsupported protocol version", "data": {"supported": versions}}
-    return json.dumps({"jsonrpc": "2.0", "id": 0, "error": error}).encode()
+    return json.dumps({"jsonrpc": "2.0", "id": None, "error": error}).encode()
 
 
-async def explained(response: FakeResponse | UpstreamError, error: Exception = REFUSED) -> tuple[Exception, list[Sent]]:
-    http = FakeHttp(lambda sent: response)
-    async with asyncio.timeout(10):
-        return await explain_refusal(TARGET, http, b"X-Key: 1\r\n", error), http.sent
-
-
-@pytest.mark.parametrize("status", [200, 400, 404])
-@pytest.mark.parametrize("body", [discovered(["2026-07-28"]), unsupported(["2026-07-28", "2027-01-01"])])
-async def test_a_server_that_speaks_only_modern_revisions_is_incompatible(status: int, body: bytes) -> None:
-    error, (probe,) = await explained(FakeResponse(status, body))
-    assert type(error) is Incompatible
-    assert "'up'" in str(error) and "2026-07-28" in str(error) and "2025-11-25" in str(error)
-    assert (probe.rpc, probe.path) == ("server/discover", "/a%20b?k=1")
-    assert probe.headers["mcp-protocol-version"] == "2026-07-28"
-    assert probe.headers["mcp-method"] == "server/discover"
-    assert probe.headers["x-key"] == "1"
-    meta = probe.message["params"]["_meta"]
-    assert meta["io.modelcontextprotocol/protocolVersion"] == "2026-07-28"
-    assert meta["io.modelcontextprotocol/clientCapabilities"] == {}
-
-
-async def test_a_modern_server_may_answer_with_a_stream() -> None:
-    response = FakeResponse(streaming=True)
-    response.say_raw(b": hello\n\ndata: " + discovered(["2026-07-28"]) + b"\n\n")
-    error, _ = await explained(response)
-    assert type(error) is Incompatible
-    assert response.fate
-
-
-NOT_MODERN: dict[str, FakeResponse | UpstreamError] = {
-    "legacy versions": FakeResponse(200, discovered(["2025-06-18", "2026-07-28"])),
-    "unknown method": FakeResponse(404, b'{"jsonrpc":"2.0","id":0,"error":{"code":-32601,"message":"Method not found"}}'),
-    "no versions": FakeResponse(200, discovered([])),
-    "versions of no kind": FakeResponse(200, discovered({"a": 1})),
-    "numbers": FakeResponse(200, discovered([1, 2])),
-    "data of no kind": FakeResponse(400, b'{"jsonrpc":"2.0","id":0,"error":{"code":-32022,"data":"2026-07-28"}}'),
-    "null error": FakeResponse(400, b'{"jsonrpc":"2.0","id":0,"error":null}'),
-    "null result": FakeResponse(200, b'{"jsonrpc":"2.0","id":0,"result":null}'),
-    "text": FakeResponse(400, b"Bad Request"),
-    "nothing": FakeResponse(200),
-    "array": FakeResponse(200, b"[1]"),
-    "outage": ConnectFailed("up", "refused"),
-    "silence": UpstreamTimeout("up", "no sign of life"),
+LATER = ["2027-01-01"]
+NEITHER = b'{"jsonrpc":"2.0","id":"server-error","error":{"code":-32600,"message":"Bad Request: Missing session ID"}}'
+KINDS = {
+    "streamable": "legacy",
+    "modern": "modern",
+    "dual": "both",
+    "dual that fails over what it does not know": "legacy",
+    "sse": "sse",
 }
 
 
-@pytest.mark.parametrize("kind", NOT_MODERN)
-async def test_any_other_answer_to_the_probe_leaves_the_first_error(kind: str) -> None:
-    assert (await explained(NOT_MODERN[kind]))[0] is REFUSED
-
-
-@pytest.mark.parametrize(
-    "error", [AuthRefused("up", "401", status=401), ConnectFailed("up", "refused"), UpstreamTimeout("up", "silent")]
-)
-async def test_an_outage_or_a_wrong_credential_says_nothing_of_revisions(error: UpstreamError) -> None:
-    found, sent = await explained(FakeResponse(200, discovered(["2026-07-28"])), error)
-    assert found is error
-    assert sent == []
-
-
 class Wanted:
-    """A server whose kind a test chooses, and changes: 'streamable', 'sse', 'modern', 'nothing', 'html' or 'broken'."""
+    """A server whose kind a test chooses, and changes: one of KINDS, or 'later', 'nothing', 'html', 'broken', 'closed'."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -133,8 +82,25 @@ class Wanted:
             return answer(b"<html>Welcome</html>")
         if self.kind == "broken":
             return answer(b"", status=b"500 Internal Server Error")
+        if self.kind == "closed":
+            return answer(b"", status=b"401 Unauthorized")
+        if self.kind == "later":
+            return answer(unsupported(*LATER), status=b"400 Bad Request")
+        if request.headers.get("mcp-protocol-version") == "2026-07-28":
+            return self._answer_modern(message)
+        return self._answer_legacy(message)
+
+    def _answer_modern(self, message: dict[str, Any]) -> bytes:
+        if self.kind == "dual that fails over what it does not know":
+            return answer(b"", status=b"500 Internal Server Error")
+        if self.kind == "streamable":
+            return answer(NEITHER, status=b"400 Bad Request")
+        found = discovered(["2026-07-28"], message["id"])
+        return answer(found if message["method"] == "server/discover" else response(message, {}))
+
+    def _answer_legacy(self, message: dict[str, Any]) -> bytes:
         if self.kind == "modern":
-            return answer(unsupported(["2026-07-28"]), status=b"400 Bad Request")
+            return answer(unsupported("2026-07-28"), status=b"400 Bad Request")
         if message.get("method") == "initialize":
             return answer(response(message, INITIALIZED), b"Mcp-Session-Id: s-1")
         if "id" in message:
@@ -166,17 +132,23 @@ class Opening:
         self.opener = opener
         self.url = f"http://127.0.0.1:{port}/mcp"
 
-    async def open(self, transport: str = "auto") -> UpstreamSession:
+    async def open(self, transport: str = "auto", hello: Hello = LEGACY_CLIENT) -> UpstreamSession:
         target = Target(name="up", url=self.url, transport=transport, open_timeout_seconds=15)
-        session = await self.opener.open(target, Hello(), b"")
+        session = await self.opener.open(target, hello, b"")
         assert await session.request(call(), Ear()) == b"{}"
         return session
 
-    async def open_and_close(self, transport: str = "auto") -> str:
+    async def open_and_close(self, transport: str = "auto", hello: Hello = LEGACY_CLIENT) -> str:
         """The wire that was found to be spoken."""
-        session = await self.open(transport)
+        session = await self.open(transport, hello)
         await session.aclose()
         return self.opener.transport_of(Target(name="up", url=self.url))
+
+    async def revision(self, hello: Hello) -> str:
+        """The revision that is spoken with a client."""
+        session = await self.open(hello=hello)
+        await session.aclose()
+        return session.welcome.protocol_version
 
 
 @pytest.fixture
@@ -189,33 +161,129 @@ async def opener() -> AsyncIterator[Opener]:
     sweep.close()
 
 
-@pytest.mark.parametrize(("kind", "transport"), [("streamable", "streamablehttp"), ("sse", "sse")])
+@pytest.mark.parametrize(
+    ("kind", "transport"), [("streamable", "streamablehttp"), ("sse", "sse"), ("modern", "streamablehttp")]
+)
 async def test_the_kind_of_a_url_is_found_out_once(kind: str, transport: str, opener: Opener) -> None:
     server = Wanted(kind)
+    first = {"streamable": ("POST", "initialize"), "sse": ("GET", ""), "modern": ("POST", "server/discover")}
     async with scripted(server.play) as running:
         it = Opening(opener, running.port)
         assert await it.open_and_close() == transport
         before = len(server.seen)
         assert await it.open_and_close() == transport
-        again = server.seen[before:]
-        assert again[0] == (("POST", "initialize") if kind == "streamable" else ("GET", ""))
+        # A modern session costs no request: what is seen is the ping.
+        assert server.seen[before] == first[kind]
+        assert len(server.seen) == before + 1 if kind == "modern" else True
 
 
-@pytest.mark.parametrize(("first", "then"), [("streamable", "sse"), ("sse", "streamable")])
-async def test_a_url_that_changed_its_kind_is_found_out_again(first: str, then: str, opener: Opener) -> None:
+@pytest.mark.parametrize("hello", [LEGACY_CLIENT, MODERN_CLIENT], ids=["legacy", "modern"])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_client_of_either_generation_meets_its_own_where_the_server_speaks_both(
+    kind: str, hello: Hello, opener: Opener
+) -> None:
+    spoken = {"legacy": "2025-11-25", "modern": "2026-07-28", "sse": "2025-11-25"}
+    own = "2026-07-28" if hello.modern else "2025-11-25"
+    async with scripted(Wanted(kind).play) as running:
+        it = Opening(opener, running.port)
+        for _ in range(2):
+            assert await it.revision(hello) == spoken.get(KINDS[kind], own)
+
+
+async def test_a_server_of_both_generations_serves_clients_of_both_at_a_time(opener: Opener) -> None:
+    async with scripted(Wanted("dual").play) as running:
+        it = Opening(opener, running.port)
+        for _ in range(2):
+            assert await it.revision(LEGACY_CLIENT) == "2025-11-25"
+            assert await it.revision(MODERN_CLIENT) == "2026-07-28"
+
+
+@pytest.mark.parametrize(
+    ("kind", "hello", "wasted"),
+    [
+        ("streamable", LEGACY_CLIENT, []),
+        ("streamable", MODERN_CLIENT, ["server/discover"]),
+        ("modern", LEGACY_CLIENT, ["initialize"]),
+        ("modern", MODERN_CLIENT, []),
+    ],
+)
+async def test_a_probe_costs_one_request_even_where_many_open_at_once(
+    kind: str, hello: Hello, wasted: list[str], opener: Opener
+) -> None:
+    server = Wanted(kind)
+    refused = "server/discover" if kind == "streamable" else "initialize"
+    async with scripted(server.play) as running:
+        it = Opening(opener, running.port)
+        sessions = await asyncio.gather(*(it.open(hello=hello) for _ in range(10)))
+        for session in [*sessions, await it.open(hello=hello)]:
+            await session.aclose()
+    assert [rpc for _, rpc in server.seen if rpc == refused] == wasted
+
+
+@pytest.mark.parametrize("failing", ["closed", "broken", "nothing"])
+@pytest.mark.parametrize("hello", [LEGACY_CLIENT, MODERN_CLIENT], ids=["legacy", "modern"])
+@pytest.mark.parametrize("kind", ["streamable", "modern", "dual"])
+async def test_an_outage_or_a_wrong_credential_is_no_verdict(kind: str, hello: Hello, failing: str, opener: Opener) -> None:
+    server = Wanted(failing)
+    own = "2026-07-28" if hello.modern else "2025-11-25"
+    async with scripted(server.play) as running:
+        it = Opening(opener, running.port)
+        for _ in range(2):
+            with pytest.raises(UpstreamError):
+                await it.open(hello=hello)
+        server.kind = kind
+        assert await it.revision(hello) == {"streamable": "2025-11-25", "modern": "2026-07-28"}.get(kind, own)
+
+
+@pytest.mark.parametrize("hello", [LEGACY_CLIENT, MODERN_CLIENT], ids=["legacy", "modern"])
+@pytest.mark.parametrize("first", ["streamable", "sse", "modern", "dual"])
+@pytest.mark.parametrize("then", ["streamable", "sse", "modern"])
+async def test_a_url_that_changed_its_kind_is_found_out_again(first: str, then: str, hello: Hello, opener: Opener) -> None:
     server = Wanted(first)
     async with scripted(server.play) as running:
         it = Opening(opener, running.port)
-        before = await it.open_and_close()
+        session = await it.open(hello=hello)
         server.kind = then
-        assert await it.open_and_close() not in ("auto", before)
+        if session.welcome.discovered and then != "modern":
+            # Nothing is asked before a session without handshake is opened: the first call finds out.
+            with pytest.raises(SessionLost):
+                await session.request(call(), Ear())
+        await session.aclose()
+        transport = await it.open_and_close(hello=hello)
+        assert transport == ("sse" if then == "sse" else "streamablehttp")
 
 
 @pytest.mark.parametrize("transport", ["auto", "streamablehttp"])
-async def test_a_modern_only_server_is_incompatible_however_it_is_configured(transport: str, opener: Opener) -> None:
+@pytest.mark.parametrize("hello", [LEGACY_CLIENT, MODERN_CLIENT], ids=["legacy", "modern"])
+async def test_a_server_of_later_revisions_alone_is_incompatible(transport: str, hello: Hello, opener: Opener) -> None:
+    async with scripted(Wanted("later").play) as running:
+        with pytest.raises(Incompatible, match="speaks only 2027-01-01"):
+            await Opening(opener, running.port).open(transport, hello)
+
+
+async def test_sessions_of_one_identity_share_what_was_found_and_those_of_another_do_not(opener: Opener) -> None:
+    server = Wanted("modern")
+    async with scripted(server.play) as running:
+        target = Target(name="up", url=f"http://127.0.0.1:{running.port}/mcp")
+        for identity, headers in (
+            ("a", b"X: 1\r\n"),
+            ("a", b"X: 2\r\n"),
+            ("b", b"X: 1\r\n"),
+            ("", b"X: 1\r\n"),
+            ("", b"X: 2\r\n"),
+        ):
+            session = await opener.open(target, Hello(modern=True, identity=identity), headers)
+            await session.aclose()
+    assert [rpc for _, rpc in server.seen] == ["server/discover"] * 4
+
+
+async def test_p16_what_is_remembered_of_identities_has_an_end(opener: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcpgateway.upstream.open.REMEMBERED", 3)
     async with scripted(Wanted("modern").play) as running:
-        with pytest.raises(Incompatible, match="speaks only 2026-07-28"):
-            await Opening(opener, running.port).open(transport)
+        target = Target(name="up", url=f"http://127.0.0.1:{running.port}/mcp")
+        for number in range(10):
+            await (await opener.open(target, Hello(modern=True, identity=str(number)), b"")).aclose()
+    assert len(opener._found) == 3
 
 
 NO_SERVER: dict[str, tuple[type[UpstreamError], str]] = {
