@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
+from weakref import WeakSet, ref
 
 from mcpgateway.pool.key import PoolKey, shown_url
 
@@ -40,6 +40,7 @@ class PooledSession:
         "identity_key",
         "idle_since",
         "key",
+        "latest_holder",
         "leases",
         "opened_at",
         "retired",
@@ -77,6 +78,7 @@ class PooledSession:
         self.holder: Lease | None = None
         self.held_by: object = None
         self.former_holders: WeakSet[object] | None = None
+        self.latest_holder: ref[object] | None = None
         self.leases = 0
         self.uses = 0
         self.retired = False

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mappin
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakSet, ref
 
 from mcpgateway import runtime
 from mcpgateway.errors import (
@@ -50,8 +50,12 @@ __all__ = [
 ]
 
 ANONYMOUS = "anonymous"
+REMEMBERED_KEYS = 1024
 GIVE_UP_SECONDS = 5.0
 PROBE_SECONDS = 5.0
+
+
+_Wanted = tuple[str, str, TransportType, Callable[..., Any] | None, tuple[tuple[str, str], ...]]
 
 
 class MCPSessionPool:
@@ -93,6 +97,8 @@ class MCPSessionPool:
         self._work: set[asyncio.Task[Any]] = set()
         self._closer = Closer(self._sweep, self._gone)
         self._reaper = Reaper(self._sweep, self._come_round)
+        # Holds headers as they came, credentials among them: never shown, and bounded.
+        self._known: dict[_Wanted, tuple[PoolKey, Breaker]] = {}
         self._closed = False
 
     def __repr__(self) -> str:
@@ -113,21 +119,43 @@ class MCPSessionPool:
 
         `timeout` bounds the opening, in seconds. Raises PoolError (CircuitOpen too) and UpstreamError.
         """
-        key = self._make_pool_key(url, headers, transport_type, httpx_client_factory, user_identity)
+        named = tuple(headers.items()) if headers else ()
+        wanted = (user_identity, url, transport_type, httpx_client_factory, named)
+        key, breaker = self._known.get(wanted) or self._know(wanted, headers)
+        if not breaker.is_open and (warm := self.warm(key)) is not None:
+            return _held(warm)
+        return _held(await self._acquire(key, url, headers, transport_type, httpx_client_factory, timeout))
+
+    def _know(self, wanted: _Wanted, headers: Mapping[str, str] | None) -> tuple[PoolKey, Breaker]:
+        """The key of what is wanted, and its upstream's breaker: worked out once for callers that come again."""
+        user, url, transport_type, factory, _ = wanted
+        key = self._make_pool_key(url, headers, transport_type, factory, user)
+        if len(self._known) >= REMEMBERED_KEYS:
+            self._known.clear()
+        self._known[wanted] = known = key, self.breaker(place_of(key))
+        return known
+
+    async def _acquire(
+        self,
+        key: PoolKey,
+        url: str,
+        headers: Mapping[str, str] | None,
+        transport_type: TransportType,
+        httpx_client_factory: Callable[..., Any] | None,
+        timeout: float | None,
+    ) -> Lease:
+        """A lease that is not to be had at once."""
 
         async def open() -> PooledSession:
             return await self._create_session(url, headers, transport_type, httpx_client_factory, timeout)
 
         trial = self._pass_breaker(key)
         try:
-            lease = await self.lease(Want(key, self.terms, open))
+            return await self.lease(Want(key, self.terms, open))
         finally:
             # A trial that came to no verdict, say because a warm session was there, must not keep the next caller out.
             if trial is not None:
                 trial.gave_up()
-        pooled = lease.pooled
-        pooled.holder, pooled.held_by = lease, asyncio.current_task()
-        return pooled
 
     async def release(self, session: PooledSession, error: BaseException | None = None) -> None:
         """Give back what `acquire` gave; `error` is how its use ended, see `give_back`.
@@ -139,8 +167,11 @@ class MCPSessionPool:
         if lease is None or (task is not holder and former is not None and task in former):
             return
         session.holder = session.held_by = None
-        session.former_holders = former = WeakSet() if former is None else former
-        former.update(each for each in (holder, task) if each is not None)
+        # Most tasks take and give back the same session many times: that one is among the former holders already.
+        if holder is not task or session.latest_holder is None or session.latest_holder() is not task:
+            session.latest_holder = ref(task) if task is not None else None
+            session.former_holders = former = WeakSet() if former is None else former
+            former.update(each for each in (holder, task) if each is not None)
         self.give_back(lease, error)
 
     @asynccontextmanager
@@ -481,6 +512,13 @@ class MCPSessionPool:
     @property
     def _misses(self) -> int:
         return self.stats.misses
+
+
+def _held(lease: Lease) -> PooledSession:
+    """The session of a lease that its caller gives back by the session alone."""
+    pooled = lease.pooled
+    pooled.holder, pooled.held_by = lease, asyncio.current_task()
+    return pooled
 
 
 async def _attempt(open: Open) -> PooledSession | Exception:
