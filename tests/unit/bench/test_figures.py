@@ -46,6 +46,16 @@ def test_a_ratio_compares_windows_of_the_same_round() -> None:
     assert windows.ratio(CELL, calls) == 0.5
 
 
+def test_a_promise_measured_while_others_used_the_cores_is_neither_kept_nor_missed() -> None:
+    windows = Windows()
+    windows.of[CELL, NGINX] = [WINDOW, WINDOW, WINDOW]
+    windows.of[CELL, GATEWAY] = [WINDOW, WINDOW, replace(WINDOW, others=0.9)]
+    assert not windows.disturbed(CELL)
+    windows.of[CELL, NGINX] = [replace(WINDOW, others=0.5), WINDOW, replace(WINDOW, others=0.2)]
+    assert windows.disturbed(CELL)
+    assert Verdict("CPU", 1, 4, 2, disturbed=True).word == "disturbed"
+
+
 def test_others_are_whoever_used_a_core_beside_the_bench() -> None:
     used = Clocks(wall=2.0, target=1.0, stub=0.5, wrk=0.5, cores=(1.5, 1.1))
     assert used.others(direct=False) == pytest.approx(0.25)

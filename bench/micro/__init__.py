@@ -1,0 +1,1 @@
+"""Micro-benchmarks of what every call passes through: `python -m bench.micro`."""
