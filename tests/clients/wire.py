@@ -1,4 +1,7 @@
-"""A client that shows a test the wire itself: statuses, headers, events, and bytes as they came."""
+"""A client that shows a test the wire itself: statuses, headers, events, and bytes as they came.
+
+Every message that comes must be valid in the revision that is spoken; a test that wants to see others says why.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,13 @@ from typing import Any, Self
 
 import httpx
 
+from tests.schemas import validity
+
 Message = dict[str, Any]
 ACCEPT = "application/json, text/event-stream"
-REVISION = "2025-11-25"
+REVISION = validity.LATEST_LEGACY
+MODERN = "io.modelcontextprotocol/protocolVersion"
+"""The key in `_meta` with which a modern request says its revision."""
 
 
 @dataclass
@@ -36,16 +43,24 @@ class Wire:
     """One MCP conversation over plain HTTP. Use it as an async context manager.
 
     `headers` go out with every request; those given to a method go out with that one, and None as a value leaves one out.
+    `unchecked` is the reason for which what comes may be invalid: as a rule, that the test's upstream says such things.
     """
 
     def __init__(
-        self, url: str, headers: Mapping[str, str] | None = None, *, transport: httpx.AsyncBaseTransport | None = None
+        self,
+        url: str,
+        headers: Mapping[str, str] | None = None,
+        *,
+        transport: httpx.AsyncBaseTransport | None = None,
+        unchecked: str = "",
     ):
         self.url = url
+        self.unchecked = unchecked
         self.session: str | None = None
         self.revision: str | None = None
         self.welcome: Message = {}
         self._ids = itertools.count(1)
+        self._asked: dict[int | str, str] = {}
         self._headers = dict(headers or {})
         self._http = httpx.AsyncClient(trust_env=False, timeout=20, transport=transport)
 
@@ -91,7 +106,10 @@ class Wire:
         """Send a message, or `bytes` as they are, and read the whole answer."""
         async with self._posting(message, headers) as response:
             body = await response.aread()
-        return Reply(response.status_code, response.headers, body, parse(response.headers, body))
+        messages = parse(response.headers, body)
+        for each in messages:
+            self._check(each, self._spoken_in(message))
+        return Reply(response.status_code, response.headers, body, messages)
 
     @contextlib.asynccontextmanager
     async def exchange(
@@ -99,7 +117,7 @@ class Wire:
     ) -> AsyncIterator[AsyncIterator[Message]]:
         """Send a message and iterate over what comes back while it comes: for questions, progress, and leaving early."""
         async with self._posting(message, headers) as response:
-            yield messages_of(response)
+            yield self._checked(messages_of(response), self._spoken_in(message))
 
     @contextlib.asynccontextmanager
     async def listen(self, headers: Mapping[str, str | None] | None = None) -> AsyncIterator[AsyncIterator[Message]]:
@@ -107,7 +125,7 @@ class Wire:
         merged = self._merged({"accept": "text/event-stream", **(headers or {})})
         async with self._http.stream("GET", self.url, headers=merged) as response:
             response.raise_for_status()
-            yield messages_of(response)
+            yield self._checked(messages_of(response), self._revision)
 
     async def delete(self, headers: Mapping[str, str | None] | None = None) -> int:
         """End the session. The HTTP status."""
@@ -117,9 +135,41 @@ class Wire:
         """A request with an id of its own, not yet sent."""
         return {"jsonrpc": "2.0", "id": next(self._ids), "method": method, "params": params or {}}
 
+    async def _checked(self, messages: AsyncIterator[Message], revision: str) -> AsyncIterator[Message]:
+        async for message in messages:
+            self._check(message, revision)
+            yield message
+
+    def _check(self, message: Message, revision: str) -> None:
+        """Raises AssertionError for a message that is not valid in the revision spoken."""
+        answers = "method" not in message and isinstance(message.get("id"), int | str)
+        method = self._asked.get(message["id"]) if answers else None
+        if method == "initialize" and "result" in message:
+            revision = message["result"].get("protocolVersion", revision)
+        wrong = None if self.unchecked else validity.fault(message, revision, "client", method)
+        assert wrong is None, f"{self.url} said what {revision} does not allow: {wrong}"
+
+    @property
+    def _revision(self) -> str:
+        return self.revision or REVISION
+
+    def _note(self, message: object) -> None:
+        """Remember what is asked, to know later what was answered."""
+        for each in message if isinstance(message, list) else [message]:
+            if isinstance(each, dict) and isinstance(each.get("id"), int | str) and isinstance(each.get("method"), str):
+                self._asked[each["id"]] = each["method"]
+
+    def _spoken_in(self, message: object) -> str:
+        """The revision of a request and of what is said to it: its own, if it is a modern one, or the session's."""
+        params = message.get("params") if isinstance(message, dict) else None
+        meta = params.get("_meta") if isinstance(params, dict) else None
+        own = meta.get(MODERN) if isinstance(meta, dict) else None
+        return own if own in validity.REVISIONS else self._revision
+
     def _posting(
         self, message: object, headers: Mapping[str, str | None] | None
     ) -> contextlib.AbstractAsyncContextManager[httpx.Response]:
+        self._note(message)
         content = message if isinstance(message, bytes) else json.dumps(message).encode()
         merged = self._merged({"accept": ACCEPT, "content-type": "application/json", **(headers or {})})
         return self._http.stream("POST", self.url, content=content, headers=merged)

@@ -71,11 +71,11 @@ async def client_of(
 
 
 @contextlib.asynccontextmanager
-async def modern_client(url: str) -> AsyncIterator[Client]:
-    """The SDK's own client, which finds out for itself what a server speaks."""
+async def sdk_client(url: str, mode: str) -> AsyncIterator[Client]:
+    """The SDK's own client; in the mode 'auto' it finds out for itself what a server speaks."""
     async with httpx2.AsyncClient(trust_env=False) as http:
         transport = streamable_http_client(url, http_client=http)
-        async with Client(transport, mode="auto") as client:
+        async with Client(transport, mode=mode) as client:
             yield client
 
 
@@ -86,28 +86,24 @@ async def two_of(gateway: RunningGateway, capabilities: Message | None = None) -
         yield one_wire, other
 
 
-async def test_a_modern_client_falls_back_to_initialize_and_works(stateful_1x: Server) -> None:
+@pytest.mark.parametrize(("mode", "revision"), [("auto", "2026-07-28"), ("legacy", "2025-11-25"), ("2026-07-28", "2026-07-28")])
+async def test_the_sdks_own_client_works_in_each_of_its_modes(mode: str, revision: str, stateful_1x: Server) -> None:
     async with serving(one(stateful_1x.url)) as gateway, asyncio.timeout(20):
         for url, name in ((gateway.url, "up__add"), (gateway.server("up"), "add")):
-            async with modern_client(url) as client:
-                assert client.session.initialize_result is not None
+            async with sdk_client(url, mode) as client:
+                assert client.protocol_version == revision
                 assert name in {each.name for each in (await client.list_tools()).tools}
                 result = await client.call_tool(name, {"a": 2, "b": 3})
                 assert result.structured_content == {"sum": 5}
 
 
-@pytest.mark.parametrize("version", [None, "2026-07-28", "2025-11-25"])
-async def test_a_probe_is_told_in_its_own_terms_that_this_is_no_modern_server(version: str | None, stub: Noting) -> None:
+@pytest.mark.parametrize("version", [None, "2025-11-25"])
+async def test_a_legacy_probe_is_told_that_its_revision_has_no_discovery(version: str | None, stub: Noting) -> None:
     async with serving(one(stub.url)) as gateway, Wire(gateway.url) as wire:
         probe = {"jsonrpc": "2.0", "id": 1, "method": "server/discover", "params": {}}
         reply = await wire.post(probe, {"mcp-protocol-version": version})
-        error = reply.message["error"]
         assert reply.status == 400 and "mcp-session-id" not in reply.headers
-        if version == "2026-07-28":
-            assert error["code"] == -32022 and "2025-11-25" in error["data"]["supported"]
-            assert all(supported < "2026" for supported in error["data"]["supported"])
-        else:
-            assert error["code"] == -32601
+        assert reply.message["error"]["code"] == -32601
 
 
 @pytest.mark.parametrize("asked", ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25", "2026-07-28", "1"])
@@ -260,7 +256,8 @@ async def test_c5_an_answer_of_somebody_else_is_not_taken(stateful_1x: Server) -
 
 
 async def test_c5_a_client_that_is_gone_when_it_is_asked_ends_its_call_cleanly(stateful_1x: Server) -> None:
-    async with serving(one(stateful_1x.url)) as gateway, client_of(gateway.url, ELICITATION) as wire, asyncio.timeout(20):
+    async with serving(one(stateful_1x.url)) as gateway, Wire(gateway.url) as wire, asyncio.timeout(20):
+        await wire.initialize(ELICITATION, "2025-06-18")  # later ones may come back, and are waited for
         before = runtime.running_tasks()
         async with wire.exchange(tool("up__elicit", question="who?")) as stream:
             await anext(stream)
@@ -296,8 +293,8 @@ async def test_a_newer_stream_takes_the_place_of_an_older_one(stub: Noting) -> N
             await gateway.until(lambda: session.stream is not None)
             async with wire.listen() as newer:
                 assert [message async for message in older] == []
-                session.push("notifications/message", b'{"data":1}')
-                assert (await anext(newer))["params"] == {"data": 1}
+                session.push("notifications/message", b'{"level":"info","data":1}')
+                assert (await anext(newer))["params"] == {"level": "info", "data": 1}
         await gateway.until(lambda: session.stream is None)
 
 

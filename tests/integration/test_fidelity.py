@@ -40,7 +40,7 @@ async def test_c4_a_result_arrives_as_the_bytes_that_were_sent(form: str, endpoi
     await stub.do(answer=form)
     async with serving({"mcpServers": {"up": {"url": stub.url}}}) as gateway, asyncio.timeout(20):
         url = gateway.server("up") if endpoint == "one" else gateway.url
-        async with Wire(url) as client:
+        async with Wire(url, unchecked="the server invents content") as client:
             await client.initialize()
             for text in RESULTS.values():
                 await stub.do(raw_result=text)
@@ -71,6 +71,7 @@ async def test_c4_every_kind_of_result_passes_unaltered_and_so_do_the_params(met
     async with playing() as upstream, serving({"mcpServers": {"up": {"url": upstream.url}}}) as gateway:
         upstream.take = take
         async with Wire(gateway.server("up")) as client, asyncio.timeout(20):
+            client.unchecked = "the server gives results that no request of this method has"
             await client.initialize()
             params = json.dumps(CALLS[method])[:-1] + "," + extra + "}"
             body = f'{{"jsonrpc":"2.0","id":"i","method":"{method}","params":{params}}}'
@@ -90,6 +91,7 @@ async def test_c4_a_result_after_events_passes_unaltered_too() -> None:
     async with playing() as upstream, serving({"mcpServers": {"up": {"url": upstream.url}}}) as gateway:
         upstream.take = take
         async with Wire(gateway.server("up")) as client, asyncio.timeout(20):
+            client.unchecked = "the server invents content"
             await client.initialize()
             call = client.request_message("tools/call", {"name": "once"})
             reply = await client.post(call)
@@ -110,6 +112,7 @@ async def test_c4_the_servers_own_error_passes_unaltered(status: bytes) -> None:
     async with playing() as upstream, serving({"mcpServers": {"up": {"url": upstream.url}}}) as gateway:
         upstream.take = take
         async with Wire(gateway.server("up")) as client, asyncio.timeout(20):
+            client.unchecked = "the server's error has data of its own invention"
             await client.initialize()
             call = client.request_message("tools/call", {"name": "once"})
             reply = await client.post(call)

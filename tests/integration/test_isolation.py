@@ -186,7 +186,7 @@ async def test_i11_what_one_is_told_no_other_hears(stub: Offering) -> None:
         async with alice.listen() as to_alice, bob.listen() as to_bob:
             await gateway.until(lambda: set(sessions) <= set(stub._streams.values()))
             for name, session in zip(("alice", "bob"), sessions, strict=True):
-                said = {"jsonrpc": "2.0", "method": "notifications/message", "params": {"data": name}}
+                said = {"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": name}}
                 stub.do({"notify": said, "session": session})
             assert (await anext(to_alice))["params"]["data"] == "alice"
             assert (await anext(to_bob))["params"]["data"] == "bob"
@@ -284,7 +284,7 @@ async def test_i8_two_upstreams_with_one_url_do_not_hear_each_others_notificatio
                 await gateway.until(lambda: {of_a, of_b} <= set(stub._streams.values()))
                 stub.do({"notify": {"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}, "session": of_a})
                 assert (await anext(from_a))["method"] == "notifications/tools/list_changed"
-                said = {"jsonrpc": "2.0", "method": "notifications/message", "params": {"data": "b"}}
+                said = {"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": "b"}}
                 stub.do({"notify": said, "session": of_b})
                 assert await anext(from_b) == said
             await to_b.request("tools/list")

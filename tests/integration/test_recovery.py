@@ -130,7 +130,7 @@ class Breaking:
 
     async def _take(self, talk: Talk, request: Request, message: dict[str, Any]) -> None:
         if not self._left:
-            await say_json(talk, message, '{"content":[],"whole":true}')
+            await say_json(talk, message, '{"content":[],"contents":[],"messages":[],"whole":true}')
             return
         self._left -= 1
         if self._form == "json":

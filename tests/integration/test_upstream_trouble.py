@@ -239,7 +239,7 @@ async def test_u8_nothing_is_left_of_two_hundred_clients_that_were_cut_off() -> 
         progress = {"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": token, "progress": 1}}
         await talk.say(EVENT_STREAM + chunk(b"data: " + json.dumps(progress).encode() + b"\n\n"))
         await finish.wait()
-        await talk.say(chunk(b"data: " + json_of(message, "{}") + b"\n\n") + chunk(b""))
+        await talk.say(chunk(b"data: " + json_of(message, '{"content":[]}') + b"\n\n") + chunk(b""))
 
     pool = {"max_sessions": 1000, "max_sessions_per_upstream": 1000, "max_sessions_per_principal": 1000}
     async with playing() as upstream, serving(document(upstream.url) | {"gateway": {"session_pool": pool}}) as gateway:
@@ -292,7 +292,7 @@ async def test_an_answer_in_events_costs_no_connection_of_its_own() -> None:
     """Servers end the stream some time after the answer; a connection per call would be dear, with TLS above all."""
 
     async def take(talk: Talk, request: Request, message: Message) -> None:
-        await talk.say(EVENT_STREAM + chunk(b"data: " + json_of(message, "{}") + b"\n\n"))
+        await talk.say(EVENT_STREAM + chunk(b"data: " + json_of(message, '{"content":[]}') + b"\n\n"))
         await asyncio.sleep(0)  # the answer leaves alone, the end comes after it
         await talk.say(chunk(b""))
 

@@ -1,0 +1,1 @@
+"""The JSON schemas that the specification publishes, one of each revision, as they are."""
