@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -56,8 +56,8 @@ class Call:
     `timeout_seconds` is the longest silence from the upstream, not the call's whole length: each sign of life renews it.
     `log_level` is the least severe log message that the client asked for, None for none. `answerer` is told by whoever sends
     the call: what the server that answers said of itself, for the edges to know in which generation's form the result is;
-    None while the gateway answers by itself. `trace` is the place in somebody's trace that it
-    continues.
+    None while the gateway answers by itself. `trace` is the place in somebody's trace that it continues. `when_paused` is told
+    when the server has its answer fetched later, and after how many seconds; None where nobody can make use of that.
     """
 
     __slots__ = (
@@ -71,6 +71,7 @@ class Call:
         "request_id",
         "timeout_seconds",
         "trace",
+        "when_paused",
     )
 
     def __init__(
@@ -95,6 +96,7 @@ class Call:
         self.log_level = log_level
         self.answerer: Answerer | None = None
         self.trace: Trace | None = None
+        self.when_paused: Callable[[float], None] | None = None
 
     def __repr__(self) -> str:
         return f"<Call {self.method} {self.request_id}>"

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 from mcpgateway.errors import GatewayError
+
+# Only what is an answer beyond doubt, in the two ways in which servers begin one.
+_lone_answer = re.compile(
+    rb"""(?:event:\ ?message\r?\n)?
+         data:\ ?(\{(?:"jsonrpc":\ ?"2\.0",\ ?"id":\ ?\d+,\ ?)?"result":[^\r\n]*)\r?\n
+         \r?\n""",
+    re.VERBOSE,
+)
 
 KEEPALIVE = b": keep-alive\n\n"
 
@@ -127,6 +137,15 @@ class Decoder:
         elif name == b"retry" and value.isdigit() and len(value) < 10:
             self._retry = int(value)
             self._touched = True
+
+
+def lone_answer(stream: bytes) -> bytes | None:
+    """The data of a whole stream that consists of one JSON-RPC result and nothing else, without an id; None for all others.
+
+    Most answered calls look like this: what it says is then had without decoding it as a stream.
+    """
+    found = _lone_answer.fullmatch(stream)
+    return found.group(1) if found is not None else None
 
 
 def encode(data: bytes, *, event: bytes = b"message", id: bytes | None = None) -> bytes:

@@ -149,10 +149,12 @@ class UpstreamSession(Protocol):
     welcome: Welcome
     stateful: bool
     """Whether the server gave the session a name or a process of its own, and so may keep state in it."""
-    closed: bool
     listener: Listener | None
     own_headers: HeaderBlock
     """The headers it was opened with, for what belongs to no call: pings, the end."""
+
+    @property
+    def closed(self) -> bool: ...
 
     async def request(self, call: Call, channel: Channel) -> bytes:
         """The raw `result` of the call's answer.

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
+import re
 import select
 import ssl
-from collections import deque
 from urllib.parse import urlsplit
 
 import httptools
 
 from mcpgateway.errors import BadAnswer, ConnectFailed, ConnectionLost, UpstreamError, UpstreamTimeout
+from mcpgateway.protocol import sse
 from mcpgateway.protocol.call import HeaderBlock
 from mcpgateway.runtime import Sweep
 
@@ -26,14 +28,24 @@ IDLE_SECONDS = 4.0
 """How long a connection is kept for reuse. Common servers close theirs after 5 s: who closes first loses no request to that
 race."""
 IDLE_CONNECTIONS = 64
+FRESH_SECONDS = 0.001
+"""A connection that came home less than this ago was looked at by the event loop just then. If its server is known to keep
+it after an answer, asking the system once more whether it was closed would cost each call of a busy upstream, for next to
+nothing."""
+COPIED_BYTES = 64 * 1024
+"""Up to this size a request is joined to one piece, which costs less than to hand over several."""
 LAST_BYTES_SECONDS = 1.0
 """How long a stream of which nothing more is wanted may take to end, before it costs its connection."""
 EVENT_STREAM = b"text/event-stream"
+_errno = re.compile(r"\[Errno (\d+)\]")
 
 
 class Exchange:
-    """One request and its response (`upstream.http.Response`). Resolves when the body is complete, or at the head of an
-    event stream."""
+    """One request and its response (`upstream.http.Response`).
+
+    `future` is resolved when the body is complete; of an event stream with its first piece, or, where it does not answer a
+    POST, with its head.
+    """
 
     __slots__ = (
         "_body",
@@ -53,20 +65,24 @@ class Exchange:
         "status",
         "streaming",
         "timeout_seconds",
+        "whole",
     )
 
-    def __init__(self, connection: Connection, name: str, timeout_seconds: float, sweep: Sweep) -> None:
+    def __init__(self, connection: Connection, name: str, timeout_seconds: float, sweep: Sweep, *, whole: bool) -> None:
         self._connection: Connection | None = connection
         self._name = name
         self._sweep = sweep
-        self._body: deque[bytes] = deque()
+        self._body: list[bytes] = []
         self._buffered = 0
         self._discarding = False
         self._ended = False
         self._error: UpstreamError | None = None
         self._more: asyncio.Future[None] | None = None
-        self.future: asyncio.Future[Exchange] = connection.loop.create_future()
+        # Resolved with nothing: a future that held its exchange would keep the body until garbage is collected.
+        self.future: asyncio.Future[None] = connection.loop.create_future()
         self.timeout_seconds = timeout_seconds
+        self.whole = whole
+        """Whether a stream that turns out to be one answer, before anybody has read of it, is given as a plain body."""
         self.deadline = sweep.now() + timeout_seconds
         self.status = 0
         self.headers: dict[bytes, bytes] = {}
@@ -89,8 +105,8 @@ class Exchange:
         self.deadline = self._sweep.now() + self.timeout_seconds
         if headers.get(b"content-type", b"")[:17].lower() == EVENT_STREAM:
             self.streaming = True
-            if not self.future.done():
-                self.future.set_result(self)
+            if not self.whole:
+                self._resolve()
 
     def data(self, chunk: bytes) -> None:
         if self._discarding:
@@ -103,6 +119,7 @@ class Exchange:
                 self._connection.pause()
                 # The reader is slow, not the upstream: silence counts from when it is heard again.
                 self.deadline = math.inf
+            self._resolve()
             self._wake()
         elif self._buffered > MAX_BODY_BYTES:
             raise BadAnswer(self._name, f"its answer is larger than {MAX_BODY_BYTES} bytes")
@@ -112,15 +129,22 @@ class Exchange:
         self._ended = True
         self._sweep.forget(self)
         connection, self._connection = self._connection, None
-        if self.streaming:
-            if connection is not None and self._paused:
-                connection.resume()
-            self._wake()
-            return
-        self.body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        self._body.clear()
-        if not self.future.done():
-            self.future.set_result(self)
+        if self.streaming and self.whole:
+            self._unwrap()
+        if not self.streaming:
+            self.body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+            self._body.clear()
+        elif connection is not None and self._paused:
+            connection.resume()
+        self._resolve()
+        self._wake()
+
+    def _unwrap(self) -> None:
+        """Make a plain body of a stream of which nobody has read anything yet, if it holds one answer and nothing else."""
+        answer = sse.lone_answer(b"".join(self._body)) if self.status == 200 else None
+        if answer is not None:
+            self._body = [answer]
+            self.streaming = False
 
     def failed(self, error: UpstreamError) -> None:
         """It broke. The first error stands: what follows from giving up says less."""
@@ -133,6 +157,10 @@ class Exchange:
         if not self.future.done():
             self.future.set_exception(error)
         self._wake()
+
+    def _resolve(self) -> None:
+        if not self.future.done():
+            self.future.set_result(None)
 
     def _wake(self) -> None:
         if self._more is not None and not self._more.done():
@@ -154,6 +182,7 @@ class Exchange:
 
     async def chunk(self) -> bytes:
         """The next piece of a stream, b'' at its orderly end. Raises what broke it."""
+        self.whole = False
         while not self._body:
             if self._ended:
                 if self._error is not None:
@@ -165,7 +194,7 @@ class Exchange:
                 await self._more
             finally:
                 self._more = None
-        piece = self._body.popleft() if len(self._body) == 1 else b"".join(self._body)
+        piece = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._body.clear()
         if self._paused and self._connection is not None:
             self.deadline = self._sweep.now() + self.timeout_seconds
@@ -216,9 +245,16 @@ class Connection(asyncio.Protocol):
         self._until_eof = False
         self._poll: select.poll | None = None
         self.idle_since = 0.0
+        self.proven = False
+        """Whether the server has kept it open after an answer, at least once."""
 
     def __repr__(self) -> str:
         return f"<Connection to {self._origin.name} {'busy' if self._exchange else 'idle'}>"
+
+    @property
+    def open(self) -> bool:
+        """Whether it is not known to be closed."""
+        return self._transport is not None and not self._transport.is_closing()
 
     @property
     def usable(self) -> bool:
@@ -234,7 +270,7 @@ class Connection(asyncio.Protocol):
             self._poll.register(sock.fileno(), select.POLLIN | select.POLLHUP | select.POLLERR)
         return not self._poll.poll(0)
 
-    def send(self, data: list[bytes], exchange: Exchange) -> None:
+    def send(self, head: bytes, body: bytes, exchange: Exchange) -> None:
         """Begin an exchange. Only on an idle connection."""
         if self._transport is None:
             exchange.failed(ConnectFailed(self._origin.name, "the connection broke before the request was sent"))
@@ -242,7 +278,11 @@ class Connection(asyncio.Protocol):
         self._exchange = exchange
         self._head_bytes = 0
         self._in_head = True
-        self._transport.writelines(data)
+        if len(body) <= COPIED_BYTES:
+            self._transport.write(head + body)
+        else:
+            self._transport.write(head)
+            self._transport.write(body)
 
     def pause(self) -> None:
         if self._transport is not None and not self._transport.is_closing():
@@ -290,6 +330,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
+        del self._parser  # it refers to this object, which would stay until garbage is collected
         self._origin.forget(self)
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
@@ -373,9 +414,9 @@ class Origin:
         self._connect_seconds = connect_seconds
         self._host = parts.hostname or ""
         self._port = parts.port or (443 if parts.scheme == "https" else 80)
-        self._host_line = (
-            b"Host: " + parts.netloc.rpartition("@")[2].encode("idna" if not parts.netloc.isascii() else "ascii") + b"\r\n"
-        )
+        host = parts.netloc.rpartition("@")[2].encode("idna" if not parts.netloc.isascii() else "ascii")
+        self._lines = b" HTTP/1.1\r\nHost: " + host + b"\r\n"
+        """The rest of the request line, and the next."""
         self._keeping = True
         self._idle: list[Connection] = []
         self._reaping = False
@@ -393,22 +434,26 @@ class Origin:
     async def send(self, method: bytes, path: bytes, headers: HeaderBlock, body: bytes, timeout_seconds: float) -> Exchange:
         """Send a request; see `HttpClient.send`."""
         connection = self._reusable() or await self._connect(min(timeout_seconds, self._connect_seconds))
-        exchange = Exchange(connection, self.name, timeout_seconds, self._sweep)
+        exchange = Exchange(connection, self.name, timeout_seconds, self._sweep, whole=method == b"POST")
         self._sweep.watch(exchange)
-        line = b"%b %b HTTP/1.1\r\n" % (method, path)
-        connection.send([line, self._host_line, headers, b"Content-Length: %d\r\n\r\n" % len(body), body], exchange)
+        length = len(body)
+        connection.send(b"%b %b%b%bContent-Length: %d\r\n\r\n" % (method, path, self._lines, headers, length), body, exchange)
         try:
-            return await exchange.future
+            await exchange.future
         except asyncio.CancelledError:
             exchange.close()
             raise
+        return exchange
 
     def _reusable(self) -> Connection | None:
         """The connection used last that is still good. Older ones go: what is idle for long is likely closed over there."""
         now = self._sweep.now()
         while self._idle:
             connection = self._idle.pop()
-            if now - connection.idle_since <= IDLE_SECONDS and connection.usable:
+            idle_seconds = now - connection.idle_since
+            fresh = connection.proven and idle_seconds < FRESH_SECONDS
+            if connection.open if fresh else idle_seconds <= IDLE_SECONDS and connection.usable:
+                connection.proven = True
                 return connection
             connection.abort()
         return None
@@ -434,7 +479,7 @@ class Origin:
         except ssl.SSLError as error:
             raise ConnectFailed(self.name, f"the TLS handshake failed: {error.reason or error}") from error
         except OSError as error:
-            reason = error.strerror or str(error) or type(error).__name__
+            reason = _reason(error)
             raise ConnectFailed(self.name, f"cannot connect to {self._host}:{self._port}: {reason}; is it running?") from error
 
     def made(self, connection: Connection) -> None:
@@ -486,6 +531,14 @@ class Origin:
         for connection in list(self._all):
             connection.abort()
         self._idle.clear()
+
+
+def _reason(error: OSError) -> str:
+    """The system's words for it. The event loop's own repeat the address, and for several addresses hold one text for each."""
+    numbers = [error.errno] if error.errno else map(int, _errno.findall(str(error)))
+    # Numbers below zero are those of name look-ups, which come with words of their own.
+    said = dict.fromkeys(os.strerror(number) for number in numbers if number > 0)
+    return " or ".join(said) or error.strerror or str(error) or type(error).__name__
 
 
 def _shown(value: bytes) -> str:

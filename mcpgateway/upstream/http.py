@@ -10,7 +10,10 @@ from mcpgateway.protocol.call import HeaderBlock
 
 class Response(Protocol):
     """One HTTP answer. Its body is complete in `body` unless it is an event stream; then `streaming` is true and it is
-    read with `chunk`. Whoever got a streaming one closes it."""
+    read with `chunk`. Whoever got a streaming one closes it.
+
+    A stream that answers a POST and was over before anybody could read of it may be given as a plain body, if it held one
+    result and nothing else."""
 
     status: int
     headers: dict[bytes, bytes]

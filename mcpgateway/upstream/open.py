@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager, aclosing
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+from hashlib import sha256
 from typing import Any
 from urllib.parse import urlsplit
+from weakref import WeakValueDictionary
 
 from mcpgateway.config.values import TlsConfig
 from mcpgateway.errors import ConfigError, ConnectFailed, GatewayError, HttpRefused, RpcError, UpstreamError, UpstreamTimeout
@@ -16,9 +18,10 @@ from mcpgateway.protocol.call import Call, HeaderBlock, NoChannel
 from mcpgateway.runtime import Sweep
 from mcpgateway.upstream.base import GATEWAY_INFO, Hello, Target, UpstreamSession
 from mcpgateway.upstream.connection import Origin
-from mcpgateway.upstream.era import explain_refusal, may_be_sse, may_have_changed
+from mcpgateway.upstream.era import LEGACY, MODERN, SSE, Era, is_refusal, may_be_sse, most_telling
 from mcpgateway.upstream.foreign import ForeignClient
 from mcpgateway.upstream.http import HttpClient, path_of
+from mcpgateway.upstream.modern_http import Found, ModernHTTPServer
 from mcpgateway.upstream.sse import open_sse
 from mcpgateway.upstream.stdio import open_stdio
 from mcpgateway.upstream.streamable_http import open_streamable_http
@@ -28,6 +31,9 @@ OPEN_SECONDS = 30.0
 FETCH_SECONDS = 10.0
 FETCH_BYTES = 1024 * 1024
 ACCEPT_JSON = b"Accept: application/json\r\n"
+REMEMBERED = 1000
+"""Servers and identities of which it is remembered what was found out. Others are asked again."""
+
 Context = AbstractAsyncContextManager[Any, Any]
 
 
@@ -35,10 +41,13 @@ class Opener:
     """Opens sessions. Keeps one HTTP client per upstream, one TLS context per TLS settings, and what each URL speaks."""
 
     def __init__(self, sweep: Sweep, contexts: TlsContexts | None = None) -> None:
-        self._sweep = sweep
+        self.sweep = sweep
         self._contexts = contexts or TlsContexts()
-        self._clients: dict[tuple[str, str, TlsConfig | None], tuple[int, Origin]] = {}
-        self._found: dict[str, TransportType] = {}
+        # A client lives as long as a session or a connection uses it, so that those of servers that are gone go too.
+        self._clients: WeakValueDictionary[tuple[str, str, TlsConfig | None, int], Origin] = WeakValueDictionary()
+        self._eras: dict[str, Era] = {}
+        self._found: dict[str, Found] = {}
+        self._servers: WeakValueDictionary[tuple[str, bytes, bool, int], ModernHTTPServer] = WeakValueDictionary()
 
     def __repr__(self) -> str:
         return f"<Opener {len(self._clients)} HTTP clients>"
@@ -48,14 +57,12 @@ class Opener:
         parts = urlsplit(url)
         generation = self.tls_generation(name, tls) if parts.scheme == "https" else 0
         key = (name, f"{parts.scheme}://{parts.netloc}", tls)
-        known = self._clients.get(key)
-        if known is not None and known[0] == generation:
-            return known[1]
-        if known is not None:
-            known[1].let_go()
-        context = self._contexts.context(tls) if parts.scheme == "https" else None
-        client = Origin(name, url, self._sweep, context)
-        self._clients[key] = generation, client
+        client = self._clients.get((*key, generation))
+        if client is None:
+            for older in [each for known, each in self._clients.items() if known[:3] == key]:
+                older.let_go()
+            context = self._contexts.context(tls) if parts.scheme == "https" else None
+            client = self._clients[*key, generation] = Origin(name, url, self.sweep, context)
         return client
 
     def tls_generation(self, name: str, tls: TlsConfig | None) -> int:
@@ -87,46 +94,58 @@ class Opener:
             raise ConnectFailed(target.name, f"no session within {target.open_timeout_seconds:g} s; is it up?") from error
 
     async def _open(self, target: Target, hello: Hello, headers: HeaderBlock) -> UpstreamSession:
+        era = self._eras.setdefault(_place(target), Era())
         if target.transport == TransportType.STDIO:
-            return await open_stdio(target, hello, sweep=self._sweep)
+            return await open_stdio(target, hello, sweep=self.sweep, era=era)
         http = self.http(target.name, target.url, target.tls)
-        transport = self.transport_of(target)
-        if transport == "auto":
-            return await self._find_out(target, http, hello, headers)
-        try:
-            if transport == TransportType.SSE:
-                return await open_sse(target, http, hello, headers, sweep=self._sweep)
-            return await open_streamable_http(target, http, hello, headers)
-        except UpstreamError as error:
-            if target.transport == "auto" and may_have_changed(error):
-                self._found.pop(target.url, None)
-                return await self._find_out(target, http, hello, headers)
-            raise await explain_refusal(target, http, headers, error) from error
+        if target.transport == TransportType.SSE:
+            return await open_sse(target, http, hello, headers, sweep=self.sweep)
+        async with _until_known(era, hello):
+            return await self._in_turn(era, _Door(self, target, http, hello, headers))
+
+    async def _in_turn(self, era: Era, door: _Door) -> UpstreamSession:
+        """A session of the first kind that the server takes. Raises what stood in the way, or says most of it."""
+        refusals: dict[str, UpstreamError] = {}
+        for kind in era.order(door.hello.modern, sse=door.target.transport == "auto"):
+            if kind == SSE and not (era.takes(SSE) or may_be_sse(refusals.get(LEGACY))):
+                continue
+            try:
+                session = await door.open(kind)
+            except UpstreamError as error:
+                if not (is_refusal(error) or (kind == SSE and refusals) or _may_be_legacy(kind, error)):
+                    raise
+                refusals[kind] = error
+                if is_refusal(error):
+                    era.refused(kind)
+            else:
+                era.took(kind)
+                return session
+        era.forget()
+        raise most_telling(refusals)
 
     def transport_of(self, target: Target) -> str:
         """The target's transport: as configured, else as found out earlier, else 'auto'."""
-        return target.transport if target.transport != "auto" else self._found.get(target.url, "auto")
+        era = self._eras.get(_place(target))
+        if target.transport != "auto" or era is None:
+            return target.transport
+        if era.takes(SSE):
+            return TransportType.SSE
+        return TransportType.STREAMABLE_HTTP if era.takes(LEGACY) or era.takes(MODERN) else "auto"
 
-    async def _find_out(self, target: Target, http: HttpClient, hello: Hello, headers: HeaderBlock) -> UpstreamSession:
-        try:
-            session: UpstreamSession = await open_streamable_http(target, http, hello, headers)
-        except UpstreamError as error:
-            if not may_be_sse(error):
-                raise await explain_refusal(target, http, headers, error) from error
-            session = await self._try_sse(target, http, hello, headers, error)
-            self._found[target.url] = TransportType.SSE
-            return session
-        self._found[target.url] = TransportType.STREAMABLE_HTTP
-        return session
-
-    async def _try_sse(
-        self, target: Target, http: HttpClient, hello: Hello, headers: HeaderBlock, refused: UpstreamError
-    ) -> UpstreamSession:
-        try:
-            return await open_sse(target, http, hello, headers, sweep=self._sweep)
-        except UpstreamError as error:
-            # The first refusal says more than the second: a URL that is no SSE endpoint either was never meant to be one.
-            raise await explain_refusal(target, http, headers, refused) from error
+    def modern_server(self, door: _Door) -> ModernHTTPServer:
+        """The server as this identity and these client capabilities see it, the same for all their sessions."""
+        identity = door.hello.identity or sha256(door.headers).hexdigest()
+        place = f"{door.target.name}\n{door.target.url}\n{identity}"
+        found = self._found.setdefault(place, Found(door.target.name))
+        if len(self._found) > REMEMBERED:
+            del self._found[next(iter(self._found))]
+        key = (place, door.hello.capabilities, door.hello.modern, id(door.http))
+        server = self._servers.get(key)
+        if server is None:
+            server = self._servers[key] = ModernHTTPServer(door.target, door.http, door.hello, found, self.sweep)
+            era = self._eras.setdefault(_place(door.target), Era())
+            server.on_contradiction = era.forget
+        return server
 
     async def open_url(
         self,
@@ -157,10 +176,11 @@ class Opener:
         http = ForeignClient(target.name, target.url, factory)
         try:
             async with asyncio.timeout(target.open_timeout_seconds):
+                door = _Door(self, target, http, Hello(), render(headers))
                 if target.transport == TransportType.SSE:
-                    session: UpstreamSession = await open_sse(target, http, Hello(), render(headers), sweep=self._sweep)
+                    session = await door.open(SSE)
                 else:
-                    session = await open_streamable_http(target, http, Hello(), render(headers))
+                    session = await self._in_turn(Era(), door)
         except TimeoutError as error:
             await http.aclose()
             raise ConnectFailed(target.name, f"no session within {target.open_timeout_seconds:g} s") from error
@@ -171,9 +191,47 @@ class Opener:
 
     async def aclose(self) -> None:
         """Close every HTTP client."""
-        for _, client in self._clients.values():
+        for client in list(self._clients.values()):
             await client.aclose()
         self._clients.clear()
+
+
+class _Door:
+    """Everything with which one session is to be opened at a URL."""
+
+    def __init__(self, opener: Opener, target: Target, http: HttpClient, hello: Hello, headers: HeaderBlock) -> None:
+        self._opener = opener
+        self.target = target
+        self.http = http
+        self.hello = hello
+        self.headers = headers
+
+    def __repr__(self) -> str:
+        return f"<_Door to {self.target.name}>"
+
+    async def open(self, kind: str) -> UpstreamSession:
+        """A session of this kind. Raises UpstreamError."""
+        if kind == MODERN:
+            return await self._opener.modern_server(self).session(self.headers)
+        if kind == SSE:
+            return await open_sse(self.target, self.http, self.hello, self.headers, sweep=self._opener.sweep)
+        return await open_streamable_http(self.target, self.http, self.hello, self.headers)
+
+
+def _place(target: Target) -> str:
+    """Where a server is, as far as its kind goes."""
+    return target.url or "\n".join((target.name, target.command, *target.args))
+
+
+def _until_known(era: Era, hello: Hello) -> AbstractAsyncContextManager[None]:
+    """While it is not known whether a server takes the client's generation, one session is opened before the others."""
+    known = era.takes(MODERN if hello.modern else LEGACY) is not None
+    return nullcontext() if known else era.turn.taken()
+
+
+def _may_be_legacy(kind: str, error: UpstreamError) -> bool:
+    """Whether a failed probe leaves a handshake worth trying: some servers fail over a method that they do not know."""
+    return kind == MODERN and isinstance(error, HttpRefused)
 
 
 class _Both(AbstractAsyncContextManager[Any, Any]):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -95,6 +95,7 @@ class OwnedSession:
         self._headers: HeaderBlock = b""
         self._last_id = 0
         self._waiting: dict[int, Waiting] = {}
+        self._asides: dict[int, asyncio.Future[jsonrpc.Message | UpstreamError]] = {}
         self._questions: dict[jsonrpc.Id, asyncio.Task[bytes]] = {}
         self._why = "the session was closed"
         self._stopping = False
@@ -107,8 +108,12 @@ class OwnedSession:
 
     async def request(self, call: Call, channel: Channel) -> bytes:
         """See `UpstreamSession.request`. A session that had ended before raises SessionLost: the call did not run."""
-        id = self._next_id()
+        id = self.next_id()
         body, token = outgoing(call, id)
+        return await self.carry(call, channel, id, body, token)
+
+    async def carry(self, call: Call, channel: Channel, id: int, body: bytes, token: Raw | None) -> bytes:
+        """The raw result of a call whose request has been put together already."""
         waiting = Waiting(self.upstream, id, channel, call.headers, call.timeout_seconds, token)
         try:
             return answer_of(self.upstream, await self._exchange(waiting, body))
@@ -134,14 +139,41 @@ class OwnedSession:
 
     async def handshake(self, hello: Hello, headers: HeaderBlock) -> None:
         """Wait for the wire and initialize the session. Raises GatewayError; the session is then to be closed."""
+        await self.opened()
+        self.own_headers = headers
+        self.welcome = Welcome.decode(self.upstream, await self.ask("initialize", hello.params(), headers))
+        await self.notify("notifications/initialized", headers=headers)
+
+    async def opened(self) -> None:
+        """Wait for the wire. Raises GatewayError where it could not be had."""
         if (error := await self._opened) is not None:
             raise error
-        self.own_headers = headers
-        id = self._next_id()
-        waiting = Waiting(self.upstream, id, NoChannel(), headers, math.inf, None)
-        answer = await self._exchange(waiting, jsonrpc.request_raw(id, "initialize", hello.params()))
-        self.welcome = Welcome.decode(self.upstream, answer_of(self.upstream, answer))
-        await self.notify("notifications/initialized", headers=headers)
+
+    async def ask(self, method: str, params: bytes, headers: HeaderBlock = b"", timeout_seconds: float = math.inf) -> bytes:
+        """The raw result of a request of the gateway's own. Raises RpcError, UpstreamError."""
+        id = self.next_id()
+        waiting = Waiting(self.upstream, id, NoChannel(), headers, timeout_seconds, None)
+        return answer_of(self.upstream, await self._exchange(waiting, jsonrpc.request_raw(id, method, params)))
+
+    async def ask_aside(self, id: int, body: bytes) -> jsonrpc.Message:
+        """The response to a request that is no call of a client's, however long it takes. Raises UpstreamError.
+
+        A server that cancels the request has answered it: then the response is an empty one.
+        """
+        self._refuse_if_closed()
+        over: asyncio.Future[jsonrpc.Message | UpstreamError] = asyncio.get_running_loop().create_future()
+        self._asides[id] = over
+        try:
+            self._say(body, self._headers)
+            outcome = await over
+        except asyncio.CancelledError:
+            self._say_cancelled(id, "nobody listens any more", self._headers)
+            raise
+        finally:
+            self._asides.pop(id, None)
+        if isinstance(outcome, UpstreamError):
+            raise outcome
+        return outcome
 
     async def aclose(self) -> None:
         # A turn of the loop later, because a task that is cancelled before its first step never gets to its clean-up.
@@ -154,7 +186,8 @@ class OwnedSession:
             self._stopping = True
             self._owner.cancel()
 
-    def _next_id(self) -> int:
+    def next_id(self) -> int:
+        """An id that no request of this session has had."""
         self._last_id += 1
         return self._last_id
 
@@ -184,8 +217,11 @@ class OwnedSession:
             task.cancel()
 
     def _tell_cancelled(self, waiting: Waiting, reason: str) -> None:
-        params = msgspec.json.encode({"requestId": waiting.id, "reason": reason})
-        self._say(jsonrpc.notification("notifications/cancelled", params), waiting.headers)
+        self._say_cancelled(waiting.id, reason, waiting.headers)
+
+    def _say_cancelled(self, id: int, reason: str, headers: HeaderBlock) -> None:
+        params = msgspec.json.encode({"requestId": id, "reason": reason})
+        self._say(jsonrpc.notification("notifications/cancelled", params), headers)
 
     def _say(self, message: bytes, headers: HeaderBlock) -> None:
         if not self.closed:
@@ -213,6 +249,8 @@ class OwnedSession:
         for waiting in self._waiting.values():
             waiting.settle(ConnectionLost(self.upstream, self._why))
         self._waiting.clear()
+        for over in self._asides.values():
+            _settle(over, ConnectionLost(self.upstream, self._why))
         for task in list(self._questions.values()):
             task.cancel()
 
@@ -236,6 +274,8 @@ class OwnedSession:
         elif type(message.id) is int and (waiting := self._waiting.pop(message.id, None)) is not None:
             # Gone from the table at once: what comes in the same breath after the answer is no longer this call's.
             waiting.settle(message)
+        elif type(message.id) is int and (over := self._asides.get(message.id)) is not None:
+            _settle(over, message)
 
     def _only_call(self) -> Waiting | None:
         return next(iter(self._waiting.values())) if len(self._waiting) == 1 else None
@@ -294,14 +334,26 @@ class OwnedSession:
         self._say(_answer_in(task, id), self._headers if waiting is None else waiting.headers)
 
     def _withdraw(self, params: jsonrpc.Params) -> None:
-        """The server takes a question back; it wants no answer any more."""
+        """The server takes a question back, for it wants no answer any more; or it ends a request of ours."""
         id = msgspec.json.decode(params.get("requestId", Raw(b"null")))
         if isinstance(id, int | str) and (task := self._questions.pop(id, None)) is not None:
             task.cancel()
+        elif type(id) is int and (over := self._asides.get(id)) is not None:
+            _settle(over, jsonrpc.Message(result=Raw(b"{}")))
 
 
 async def open_session(target: Target, wire: Wire, hello: Hello, headers: HeaderBlock, sweep: Sweep) -> OwnedSession:
-    """A session on `wire`, initialized within the target's time; the caller closes it.
+    """A session on `wire`, initialized within the target's time; see `open_owned`."""
+
+    async def greet(session: OwnedSession) -> OwnedSession:
+        await session.handshake(hello, headers)
+        return session
+
+    return await open_owned(target, wire, sweep, greet)
+
+
+async def open_owned(target: Target, wire: Wire, sweep: Sweep, greet: Callable[[OwnedSession], Awaitable[T]]) -> T:
+    """What `greet` makes, within the target's time, of a session that has just begun; the caller closes it.
 
     When anything fails or the caller gives up, nothing of the wire is left. Raises UpstreamError, never SessionLost or
     ConnectionLost for the handshake itself: no call has run, so it is ConnectFailed.
@@ -309,13 +361,12 @@ async def open_session(target: Target, wire: Wire, hello: Hello, headers: Header
     session = OwnedSession(target.name, wire, sweep)
     try:
         async with asyncio.timeout(target.open_timeout_seconds):
-            await session.handshake(hello, headers)
+            return await greet(session)
     except BaseException as error:
         await session.aclose()
         if isinstance(error, Exception):
             raise _opening_error(target, error) from error
         raise
-    return session
 
 
 def _opening_error(target: Target, error: Exception) -> Exception:
@@ -323,11 +374,14 @@ def _opening_error(target: Target, error: Exception) -> Exception:
         return UpstreamTimeout(target.name, f"it was not open within {target.open_timeout_seconds:g} seconds")
     if isinstance(error, ConnectionLost):
         return ConnectFailed(target.name, str(error).removeprefix(f"upstream {target.name!r}: "))
-    if isinstance(error, RpcError):
-        # A server without the method, or without our revisions, is of the generation that has no handshake.
-        kind = Incompatible if error.code in (METHOD_NOT_FOUND, UNSUPPORTED_VERSION) else BadAnswer
-        return kind(target.name, f"it refused initialize with error {error.code}; its own log says why")
-    return error
+    return refused_handshake(target.name, error) if isinstance(error, RpcError) else error
+
+
+def refused_handshake(upstream: str, error: RpcError) -> UpstreamError:
+    """What an error in answer to initialize means."""
+    # A server without the method, or without our revisions, is of the generation that has no handshake.
+    kind = Incompatible if error.code in (METHOD_NOT_FOUND, UNSUPPORTED_VERSION) else BadAnswer
+    return kind(upstream, f"it refused initialize with error {error.code}; its own log says why")
 
 
 def _messages(body: bytes) -> list[bytes]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import signal
 import sys
@@ -14,11 +15,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import cast
 
-from mcpgateway.errors import ConnectFailed, ConnectionLost, UpstreamError
+from mcpgateway.errors import ConnectFailed, ConnectionLost, RpcError, UpstreamError, UpstreamTimeout
 from mcpgateway.protocol.call import HeaderBlock
 from mcpgateway.runtime import Sweep, spawn
+from mcpgateway.upstream import modern_stdio
 from mcpgateway.upstream.base import Hello, Target, UpstreamSession
-from mcpgateway.upstream.owner import open_session
+from mcpgateway.upstream.discovery import UNSUPPORTED_VERSION
+from mcpgateway.upstream.era import LEGACY, MODERN, Era, is_refusal, most_telling
+from mcpgateway.upstream.owner import OwnedSession, open_owned, refused_handshake
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
 MAX_UNREAD_BYTES = 64 * 1024 * 1024
@@ -44,10 +48,86 @@ STDIN, STDOUT, STDERR = 0, 1, 2
 _CHILD = str(Path(__file__).with_name("child.py"))
 
 
-async def open_stdio(target: Target, hello: Hello, *, sweep: Sweep, log: logging.Logger | None = None) -> UpstreamSession:
-    """A session with a process of its own, which ends with it. Raises UpstreamError; then no process is left behind."""
-    wire = StdioWire(target, log or logging.getLogger("mcpgateway.upstream.stdio"))
-    return await open_session(target, wire, hello, b"", sweep)
+async def open_stdio(
+    target: Target, hello: Hello, *, sweep: Sweep, era: Era | None = None, log: logging.Logger | None = None
+) -> UpstreamSession:
+    """A session with a process of its own, which ends with it. Raises UpstreamError; then no process is left behind.
+
+    `era` remembers of which generation the server is. Some servers end when they are asked what they do not know: then
+    another process is asked in the other way.
+    """
+    log = log or logging.getLogger("mcpgateway.upstream.stdio")
+    greeting = _Greeting(target, hello, era or Era(), sweep)
+    while True:
+        try:
+            return await open_owned(target, StdioWire(target, log), sweep, greeting)
+        except ConnectFailed:
+            if not greeting.goes_on():
+                raise
+
+
+class _Greeting:
+    """Finds out how a process wants to be spoken to, in the order that suits the client."""
+
+    def __init__(self, target: Target, hello: Hello, era: Era, sweep: Sweep) -> None:
+        self._target = target
+        self._hello = hello
+        self._era = era
+        self._sweep = sweep
+        self._left = era.order(hello.modern)
+        self._asked = ""
+        self._refusals: dict[str, UpstreamError] = {}
+
+    def __repr__(self) -> str:
+        return f"<_Greeting of {self._target.name}, {self._left} left>"
+
+    def goes_on(self) -> bool:
+        """Whether the process may have ended because of what it was asked, so that another is worth starting."""
+        asked, self._asked = self._asked, ""
+        return asked == MODERN and bool(self._left) and self._era.takes(MODERN) is not True
+
+    async def __call__(self, owned: OwnedSession) -> UpstreamSession:
+        await owned.opened()
+        while self._left:
+            kind = self._asked = self._left.pop(0)
+            try:
+                session = await self._open(kind, owned)
+            except (RpcError, UpstreamError) as error:
+                self._refused(kind, error)
+            else:
+                self._learned(kind)
+                return session
+        self._era.forget()
+        raise most_telling(self._refusals)
+
+    def _learned(self, kind: str) -> None:
+        """One kind was taken: now a probe that was never answered was a refusal."""
+        for other in self._refusals:
+            self._era.refused(other)
+        self._era.took(kind)
+
+    async def _open(self, kind: str, owned: OwnedSession) -> UpstreamSession:
+        if kind == MODERN:
+            return await modern_stdio.open_on(owned, self._hello, self._probe_seconds(), self._sweep)
+        await owned.handshake(self._hello, b"")
+        return owned
+
+    def _probe_seconds(self) -> float:
+        """How long the answer to a probe is waited for: some servers never answer what they do not know."""
+        alone = not self._left or self._era.takes(MODERN)
+        return math.inf if alone else self._target.open_timeout_seconds / 3
+
+    def _refused(self, kind: str, error: RpcError | UpstreamError) -> None:
+        """Note a refusal; raise what is none."""
+        if isinstance(error, RpcError):
+            if kind == LEGACY and error.code == UNSUPPORTED_VERSION and isinstance(self._refusals.get(MODERN), UpstreamTimeout):
+                self._left.append(MODERN)  # it was only slow to begin, and has been modern since it read the probe
+            error = refused_handshake(self._target.name, error)
+        elif not is_refusal(error) and not isinstance(error, UpstreamTimeout):
+            raise error
+        self._refusals[kind] = error
+        if is_refusal(error):
+            self._era.refused(kind)
 
 
 class Lines:

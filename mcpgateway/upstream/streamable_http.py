@@ -9,38 +9,17 @@ import asyncio
 import itertools
 import logging
 import math
-from collections.abc import Callable
-from functools import partial
-from typing import TypeVar
 from urllib.parse import urljoin, urlsplit
 
-import msgspec
 from msgspec import Raw
 
 from mcpgateway import runtime
-from mcpgateway.errors import (
-    BadAnswer,
-    ConnectionLost,
-    GatewayError,
-    HttpRefused,
-    RpcError,
-    UpstreamError,
-    UpstreamTimeout,
-)
+from mcpgateway.errors import BadAnswer, ConnectionLost, HttpRefused, RpcError, UpstreamError, UpstreamTimeout
 from mcpgateway.protocol import jsonrpc, revisions, sse
 from mcpgateway.protocol.call import Call, Channel, HeaderBlock
-from mcpgateway.upstream.base import (
-    Ask,
-    Hello,
-    Listener,
-    Target,
-    Welcome,
-    answer_of,
-    answer_question,
-    decode_message,
-    outgoing,
-    with_token,
-)
+from mcpgateway.upstream.answering import LONGEST_PAUSE_SECONDS, Answer, Position, Questions, announce, nothing
+from mcpgateway.upstream.base import Hello, Listener, Target, Welcome, answer_of, decode_message, outgoing
+from mcpgateway.upstream.events import first_of
 from mcpgateway.upstream.http import HttpClient, Response, path_of
 from mcpgateway.upstream.refusal import refusal
 
@@ -52,15 +31,8 @@ connection that another session uses by then, is then told from that session's o
 
 POST_HEADERS = b"Accept: application/json, text/event-stream\r\nContent-Type: application/json\r\n"
 GET_HEADERS = b"Accept: text/event-stream\r\n"
-SHORTEST_LISTEN_PAUSE_SECONDS = 0.1
-LISTEN_PAUSE_SECONDS = 1.0
-LONGEST_LISTEN_PAUSE_SECONDS = 30.0
 CANCEL_SECONDS = 5.0
 CLOSE_SECONDS = 3.0
-MAX_QUESTIONS = 100
-"""Questions that may be open on one stream; each holds a task and, downstream, a client's attention."""
-MAX_EVENT_ID_BYTES = 1024
-T = TypeVar("T")
 
 
 class StreamableHTTPSession:
@@ -96,7 +68,7 @@ class StreamableHTTPSession:
         try:
             response = await self._http.send(b"POST", self._path, self._post_headers + call.headers, body, call.timeout_seconds)
             if response.streaming and response.status == 200:
-                return await _Answer(self, id, token, call, channel).read(response)
+                return await Answer(self, id, token, call, channel).read(response)
         except asyncio.CancelledError:
             self._give_up(id, call.headers, b"the client cancelled")
             raise
@@ -155,6 +127,10 @@ class StreamableHTTPSession:
             b"GET", self._path, GET_HEADERS + self._named + resume + headers, b"", self._timeout_seconds
         )
 
+    def distrust(self) -> None:
+        """An answer may still come where another is expected: what connected so far is not used again."""
+        self._http.distrust()
+
     async def aclose(self) -> None:
         """Send DELETE, if the server named the session. Whatever it answers, the session is over."""
         if self.closed:
@@ -170,157 +146,15 @@ class StreamableHTTPSession:
                 _log.debug("ending a session: %s", error)
 
 
-class _Questions:
-    """What the server asks on one stream, each question answered by a task of its own.
-
-    `when_none` is called when the last one is over.
-    """
-
-    def __init__(self, session: StreamableHTTPSession, headers: HeaderBlock, when_none: Callable[[], None]) -> None:
-        self._session = session
-        self._headers = headers
-        self._when_none = when_none
-        self._tasks: dict[object, asyncio.Task[None]] = {}
-
-    def __repr__(self) -> str:
-        return f"<_Questions of {self._session.upstream}, {len(self._tasks)} open>"
-
-    def put(self, message: jsonrpc.Message, ask: Ask | None) -> None:
-        """Ask, and post the answer. Raises BadAnswer where the server asks too much."""
-        if len(self._tasks) >= MAX_QUESTIONS or message.id in self._tasks:
-            raise BadAnswer(self._session.upstream, "it asks one question twice, or too many at once")
-        task = runtime.spawn(self._answer(message, ask), f"question of {self._session.upstream}")
-        self._tasks[message.id] = task
-        task.add_done_callback(lambda done: self._over(message.id))
-
-    async def _answer(self, message: jsonrpc.Message, ask: Ask | None) -> None:
-        try:
-            await self._session.post(await answer_question(message, ask), self._headers)
-        except UpstreamError as error:
-            _log.info("answering a question: %s", error)
-
-    def _over(self, id: object) -> None:
-        del self._tasks[id]
-        if not self._tasks:
-            self._when_none()
-
-    def withdraw(self, message: jsonrpc.Message) -> None:
-        """The server cancelled a question of its own."""
-        try:
-            id = msgspec.json.decode(params_of(message).get("requestId", b"null"))
-        except (msgspec.DecodeError, RecursionError):
-            return
-        task = self._tasks.get(id) if isinstance(id, int | str) else None
-        if task is not None:
-            task.cancel()
-
-    def end(self) -> None:
-        """Withdraw them all."""
-        self._when_none = _nothing
-        for task in tuple(self._tasks.values()):
-            task.cancel()
-
-
-def _nothing() -> None:
-    return
-
-
-class _Answer:
-    """Reads the event stream that answers one POST: notifications and questions on the way, the response at the end."""
-
-    def __init__(self, session: StreamableHTTPSession, id: int, token: Raw | None, call: Call, channel: Channel) -> None:
-        self._session = session
-        self._id = id
-        self._token = token
-        self._call = call
-        self._channel = channel
-        self._questions: _Questions | None = None
-
-    async def read(self, response: Response) -> bytes:
-        """The raw result. The stream's end before the response is a loss: whether the request ran is not known."""
-        upstream = self._session.upstream
-        try:
-            message = await first_of(upstream, response, lambda event: self._heard(event, response))
-        except BaseException:
-            response.close()
-            raise
-        finally:
-            if self._questions is not None:
-                self._questions.end()
-        response.release()
-        if message is None:
-            # The answer may still come, where the next request on that connection would take it for its own.
-            self._session._http.distrust()
-            raise ConnectionLost(upstream, "it ended the stream before its answer; the request may have run")
-        return answer_of(upstream, message)
-
-    def _heard(self, event: sse.Event, response: Response) -> jsonrpc.Message | None:
-        """The response, if this is it."""
-        if not event.data:
-            return None
-        message = decode_message(self._session.upstream, event.data)
-        if message.is_request:
-            self._ask(message, response)
-        elif message.is_notification:
-            self._told(message)
-        elif message.id == self._id or (message.id is None and isinstance(message.error, Raw)):
-            return message
-        return None
-
-    def _ask(self, message: jsonrpc.Message, response: Response) -> None:
-        if self._questions is None:
-            heard_again = partial(response.set_timeout, self._call.timeout_seconds)
-            self._questions = _Questions(self._session, self._call.headers, heard_again)
-        # A person may have to answer: the upstream's silence meanwhile is ours, not its.
-        response.set_timeout(math.inf)
-        self._questions.put(message, self._channel.ask)
-
-    def _told(self, message: jsonrpc.Message) -> None:
-        if message.method != "notifications/cancelled":
-            tell(self._session, message, self._id, self._token, self._channel)
-        elif self._questions is not None:
-            self._questions.withdraw(message)
-
-
-def tell(session: StreamableHTTPSession, message: jsonrpc.Message, id: int, token: Raw | None, channel: Channel) -> None:
-    """Pass on a notification that came on a call's own stream. Progress gets the client's token back."""
-    params = params_of(message)
-    if message.method == "notifications/progress":
-        if token is not None and bytes(params.get("progressToken", b"")) == b"%d" % id:
-            channel.notify("notifications/progress", with_token(params, token))
-    elif message.method in CALL_NOTIFICATIONS or session.listener is None:
-        channel.notify(str(message.method), bytes(jsonrpc.raw(params)))
-    else:
-        announce(session, message)
-
-
-def announce(session: StreamableHTTPSession, message: jsonrpc.Message) -> None:
-    """Pass a notification that belongs to no call to whoever listens."""
-    if session.listener is None:
-        return
-    try:
-        session.listener.notified(str(message.method), bytes(jsonrpc.raw(params_of(message))))
-    except GatewayError as error:  # one malformed notification must not end the stream it came on
-        _log.warning("%s of upstream %r was not passed on: %s", str(message.method)[:100], session.upstream, error)
-
-
-def params_of(message: jsonrpc.Message) -> jsonrpc.Params:
-    return message.params if isinstance(message.params, dict) else jsonrpc.NO_PARAMS
-
-
-CALL_NOTIFICATIONS = frozenset({"notifications/message"})
-"""Notifications that belong to the call on whose stream they came. The others speak of the whole server."""
-
-
 class Listening:
     """The GET stream of one session, opened again when it breaks, with growing pauses."""
 
     def __init__(self, session: StreamableHTTPSession, headers: HeaderBlock) -> None:
         self._session = session
         self._headers = headers
-        self._last_id: bytes | None = None
-        self._retry = self.pause_seconds = LISTEN_PAUSE_SECONDS
-        self._questions = _Questions(session, headers, _nothing)
+        self._position = Position()
+        self.pause_seconds = self._position.pause_seconds
+        self._questions = Questions(session, headers, nothing)
 
     def __repr__(self) -> str:
         return f"<Listening to {self._session.upstream}, again after {self.pause_seconds:g} s>"
@@ -330,7 +164,7 @@ class Listening:
         try:
             while not self._session.closed and await self._again():
                 await asyncio.sleep(self.pause_seconds)
-                self.pause_seconds = min(self.pause_seconds * 2, LONGEST_LISTEN_PAUSE_SECONDS)
+                self.pause_seconds = min(self.pause_seconds * 2, LONGEST_PAUSE_SECONDS)
         finally:
             self._questions.end()
 
@@ -343,7 +177,7 @@ class Listening:
 
     async def _once(self) -> bool:
         """One stream from its beginning to its end. False where the server offers none, or has lost the session."""
-        response = await self._session.get(self._headers, self._last_id)
+        response = await self._session.get(self._headers, self._position.last_id)
         try:
             if not response.streaming or response.status != 200:
                 return response.status == 429 or response.status >= 500
@@ -354,12 +188,8 @@ class Listening:
         return True
 
     def _heard(self, event: sse.Event) -> None:
-        if event.id is not None and len(event.id) <= MAX_EVENT_ID_BYTES:
-            self._last_id = event.id or None
-        if event.retry_ms is not None:
-            wished = max(event.retry_ms / 1000, SHORTEST_LISTEN_PAUSE_SECONDS)
-            self._retry = min(wished, LONGEST_LISTEN_PAUSE_SECONDS)
-        self.pause_seconds = self._retry
+        self._position.heard(event)
+        self.pause_seconds = self._position.pause_seconds
         if event.data:
             self._take(decode_message(self._session.upstream, event.data))
 
@@ -371,20 +201,6 @@ class Listening:
             self._questions.withdraw(message)
         elif message.is_notification:
             announce(self._session, message)
-
-
-async def first_of(upstream: str, response: Response, take: Callable[[sse.Event], T | None]) -> T | None:
-    """What `take` gives for the first event for which it gives something; None at the stream's orderly end."""
-    decoder = sse.Decoder()
-    try:
-        while chunk := await response.chunk():
-            for event in decoder.feed(chunk):
-                taken = take(event)
-                if taken is not None:
-                    return taken
-    except sse.EventTooLarge as error:
-        raise BadAnswer(upstream, str(error)) from error
-    return None
 
 
 async def open_streamable_http(target: Target, http: HttpClient, hello: Hello, headers: HeaderBlock) -> StreamableHTTPSession:

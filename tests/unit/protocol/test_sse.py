@@ -176,3 +176,36 @@ def test_many_small_lines_are_searched_once(line_end: bytes) -> None:
 
 def test_the_keep_alive_is_no_event() -> None:
     assert decode(sse.KEEPALIVE) == []
+
+
+RESULT = b'{"jsonrpc":"2.0","id":7,"result":{"a":1}}'
+OTHER_WAY_ROUND = b'{"result":{"a":1},"jsonrpc":"2.0","id":7}'
+
+
+@pytest.mark.parametrize("data", [RESULT, OTHER_WAY_ROUND, b'{"jsonrpc": "2.0", "id": 7, "result": {}}'])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_a_stream_that_is_one_answer_is_told_from_others(data: bytes, end: bytes) -> None:
+    assert sse.lone_answer(b"data: " + data + end * 2) == data
+    assert sse.lone_answer(b"event: message" + end + b"data:" + data + end * 2) == data
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        b"",
+        b"data: " + RESULT,
+        b"data: " + RESULT + b"\n",
+        b"id: 1\ndata: " + RESULT + b"\n\n",
+        b"retry: 1\ndata: " + RESULT + b"\n\n",
+        b"event: other\ndata: " + RESULT + b"\n\n",
+        b"data: " + RESULT + b"\rid: 1\n\n",
+        b"data: " + RESULT + b"\ndata: more\n\n",
+        b": hello\n\ndata: " + RESULT + b"\n\n",
+        b"data: " + RESULT + b"\n\ndata: " + RESULT + b"\n\n",
+        b'data: {"jsonrpc":"2.0","method":"notifications/progress","params":{"result":1}}\n\n',
+        b'data: {"jsonrpc":"2.0","id":7,"method":"ping"}\n\n',
+        b'data: {"jsonrpc":"2.0","id":7,"error":{}}\n\n',
+    ],
+)
+def test_any_other_stream_is_left_to_the_decoder(stream: bytes) -> None:
+    assert sse.lone_answer(stream) is None

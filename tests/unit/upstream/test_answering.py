@@ -44,6 +44,8 @@ class Polled:
         self.later = list(streams[1:])
         self.http = FakeHttp(self._answer)
         self.ear = Ear()
+        self.pauses: list[float] = []
+        """What the call was told of them."""
         self.outcome: asyncio.Task[bytes]
 
     def _answer(self, sent: Sent) -> Any:
@@ -72,6 +74,7 @@ async def polled(*streams: Any, timeout_seconds: float = 60.0) -> AsyncIterator[
     it = Polled(*streams)
     session = await open_streamable_http(TARGET, it.http, Hello(), b"X-Key: k\r\n")
     call = tool_call("t", token="p", headers=b"X-Key: of this call\r\n", timeout_seconds=timeout_seconds)
+    call.when_paused = it.pauses.append
     it.outcome = asyncio.create_task(session.request(call, it.ear))
     await it.http.next("tools/call")
     yield it
@@ -93,7 +96,8 @@ async def test_an_answer_is_fetched_where_the_stream_ended() -> None:
         assert named.items() <= sent.headers.items()
         it.answer_on(second)
         assert await it.done() == {"done": True}
-        assert (first.fate, second.fate) == ("released", "released") and it.http.of("notifications/cancelled") == []
+        assert it.pauses == [0.15] and (first.fate, second.fate) == ("released", "released")
+        assert it.http.of("notifications/cancelled") == []
 
 
 async def test_each_stream_goes_on_where_the_last_one_was() -> None:
@@ -135,7 +139,7 @@ async def test_a_stream_that_breaks_off_is_continued_too() -> None:
         await it.until_gets(1)
         it.answer_on(second)
         assert await it.done() == {"done": True}
-        assert first.fate == "closed"
+        assert first.fate == "closed" and it.pauses == []
 
 
 async def test_a_stream_that_only_ever_breaks_off_is_a_loss() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import inspect
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -450,7 +451,7 @@ async def test_the_silence_of_a_stream_times_out_and_says_so() -> None:
 
 async def test_a_stream_without_a_limit_may_be_silent() -> None:
     async with leg(once(EVENT_STREAM, b"")) as (it, _):
-        response = await it.send(timeout_seconds=5)
+        response = await it.send(method=b"GET", timeout_seconds=5)
         response.set_timeout(float("inf"))
         it.pass_time(1e9)
         with pytest.raises(ConnectionLost):
@@ -493,7 +494,7 @@ async def test_p3_cancelling_a_reader_and_closing_ends_the_stream() -> None:
         await talk.gone()
 
     async with leg(play) as (it, server):
-        response = await it.send()
+        response = await it.send(method=b"GET")
         reading = asyncio.create_task(response.chunk())
         await asyncio.sleep(0)
         reading.cancel()
@@ -508,6 +509,54 @@ async def test_a_stream_that_is_read_to_its_end_keeps_its_connection() -> None:
         for _ in range(3):
             assert await rest(await it.send()) == b"data: 1\n\n"
         assert server.connections == 1
+
+
+RESULT = b'{"jsonrpc":"2.0","id":1,"result":{}}'
+
+
+async def test_a_stream_that_came_at_once_and_is_one_answer_is_a_plain_body() -> None:
+    async with leg(always(EVENT_STREAM + chunk(b"event: message\ndata: " + RESULT + b"\n\n") + chunk(b""))) as (it, server):
+        for _ in range(3):
+            response = await it.send()
+            assert (response.streaming, response.body) == (False, RESULT)
+        assert server.connections == 1
+
+
+async def test_a_stream_that_only_listens_stays_one_whatever_comes() -> None:
+    event = b"data: " + RESULT + b"\n\n"
+    async with leg(always(EVENT_STREAM + chunk(event) + chunk(b""))) as (it, _):
+        response = await it.send(method=b"GET")
+        assert response.streaming
+        assert await rest(response) == event
+
+
+async def test_an_answer_in_pieces_of_which_one_was_read_stays_a_stream() -> None:
+    go = asyncio.Event()
+
+    async def play(talk: Talk) -> None:
+        await talk.request()
+        await talk.say(EVENT_STREAM + chunk(b"data: " + RESULT))
+        await go.wait()
+        await talk.say(chunk(b"\n\n") + chunk(b""))
+
+    async with leg(play) as (it, _):
+        response = await it.send()
+        assert response.streaming and await response.chunk() == b"data: " + RESULT
+        go.set()
+        assert await rest(response) == b"\n\n"
+
+
+async def test_an_exchange_that_is_over_is_no_garbage() -> None:
+    """What it held is free at once: bodies may be large, and garbage is collected seldom."""
+    async with leg(always(answer(b"x" * 1000))) as (it, _):
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(3):
+                await it.send()
+            assert [each for each in gc.get_objects() if type(each) is Exchange] == []
+        finally:
+            gc.enable()
 
 
 async def test_a_released_stream_that_ends_soon_keeps_its_connection() -> None:

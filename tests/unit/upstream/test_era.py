@@ -58,7 +58,10 @@ KINDS = {
 
 
 class Wanted:
-    """A server whose kind a test chooses, and changes: one of KINDS, or 'later', 'nothing', 'html', 'broken', 'closed'."""
+    """A server whose kind a test chooses, and changes.
+
+    One of KINDS, or 'later', 'nothing', 'html', 'broken', 'busy' or 'closed'.
+    """
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -82,6 +85,8 @@ class Wanted:
             return answer(b"<html>Welcome</html>")
         if self.kind == "broken":
             return answer(b"", status=b"500 Internal Server Error")
+        if self.kind == "busy":
+            return answer(b"", status=b"429 Too Many Requests")
         if self.kind == "closed":
             return answer(b"", status=b"401 Unauthorized")
         if self.kind == "later":
@@ -233,6 +238,17 @@ async def test_an_outage_or_a_wrong_credential_is_no_verdict(kind: str, hello: H
                 await it.open(hello=hello)
         server.kind = kind
         assert await it.revision(hello) == {"streamable": "2025-11-25", "modern": "2026-07-28"}.get(kind, own)
+        if kind == "dual":
+            assert await it.revision(LEGACY_CLIENT if hello.modern else MODERN_CLIENT) != own
+
+
+async def test_a_server_that_fails_for_the_moment_is_asked_nothing_more(opener: Opener) -> None:
+    for kind in ("broken", "closed", "busy"):
+        server = Wanted(kind)
+        async with scripted(server.play) as running:
+            with pytest.raises(UpstreamError):
+                await Opening(opener, running.port).open()
+        assert server.seen == [("POST", "initialize")]
 
 
 @pytest.mark.parametrize("hello", [LEGACY_CLIENT, MODERN_CLIENT], ids=["legacy", "modern"])

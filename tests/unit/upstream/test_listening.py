@@ -428,4 +428,5 @@ def test_the_id_of_the_subscription_is_taken_out(meta: Json, rest: Json | None) 
     params, id = without_id({"uri": jsonrpc.raw("x"), "_meta": jsonrpc.raw(meta)})
     assert bytes(id or b"") == b"7"
     assert params == {"uri": jsonrpc.raw("x")} | ({"_meta": jsonrpc.raw(rest)} if rest else {})
-    assert without_id({"uri": jsonrpc.raw("x")}) == ({"uri": jsonrpc.raw("x")}, None)
+    for nothing in ({"uri": jsonrpc.raw("x")}, {"_meta": jsonrpc.raw(5)}):
+        assert without_id(nothing) == (nothing, None)

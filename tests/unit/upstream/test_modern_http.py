@@ -33,6 +33,7 @@ from tests.fakes.clock import FakeClock
 from tests.fakes.http import FakeHttp, FakeResponse, Sent, result
 from tests.fakes.peers import Ear, Person, call, tool_call
 from tests.fakes.until import until
+from tests.fakes.upstream_session import quiet
 
 Json = dict[str, Any]
 TARGET = Target(name="up", url="http://up.test/a b?k=1")
@@ -175,8 +176,18 @@ async def test_a_server_that_wants_to_be_asked_each_time_is_asked_each_minute(tt
     assert len(world.http.sent) == 2
 
 
+def say_result(response: FakeResponse, sent: Sent, value: object) -> None:
+    response.say({"jsonrpc": "2.0", "id": sent.message["id"], "result": value})
+
+
 async def test_sessions_that_are_opened_at_once_share_the_discovery(world: World) -> None:
-    sessions = await asyncio.gather(*(world.open() for _ in range(20)))
+    response = FakeResponse(streaming=True)
+    world.discovered = lambda sent: response
+    opening = [asyncio.create_task(world.open()) for _ in range(20)]
+    sent = await world.http.next("server/discover")
+    await quiet()
+    say_result(response, sent, DISCOVERED)
+    sessions = await asyncio.gather(*opening)
     assert len({id(session) for session in sessions}) == 20
     assert world.rpcs() == ["server/discover"]
 
@@ -440,8 +451,14 @@ async def test_a_list_that_passes_by_teaches_the_headers(world: World) -> None:
 
 
 async def test_calls_that_need_the_list_at_once_share_it(world: World) -> None:
+    response = FakeResponse(streaming=True)
+    world.tools = lambda sent: response
     session = await world.open()
-    await asyncio.gather(*(ask(session, tool_call("located", region="eu")) for _ in range(10)))
+    calls = [asyncio.create_task(ask(session, tool_call("located", region="eu"))) for _ in range(10)]
+    sent = await world.http.next("tools/list")
+    await quiet()
+    say_result(response, sent, TOOLS)
+    await asyncio.gather(*calls)
     assert world.rpcs().count("tools/list") == 1
     assert [sent.headers["mcp-param-region"] for sent in world.http.of("tools/call")] == ["eu"] * 10
 

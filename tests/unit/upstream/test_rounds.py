@@ -14,6 +14,7 @@ from mcpgateway.errors import BadAnswer, RpcError
 from mcpgateway.protocol import jsonrpc
 from mcpgateway.protocol.call import Call
 from mcpgateway.runtime import Sweep
+from mcpgateway.upstream import rounds
 from mcpgateway.upstream.base import GATEWAY_INFO
 from mcpgateway.upstream.rounds import MAX_ROUNDS, TASKS, envelope, has_tasks, in_rounds
 from tests.fakes.clock import FakeClock
@@ -126,10 +127,17 @@ def test_a_client_that_did_not_say_who_it_is_goes_by_the_gateways_name() -> None
 
 
 def test_what_one_client_declared_is_never_said_of_another() -> None:
-    large = b'{"experimental":{"x":{"a":"%b"}}}' % (b"y" * 10_000)
-    for capabilities in (b"{}", b'{"roots":{}}', large, b"{}"):
+    for capabilities in (b"{}", b'{"roots":{}}', b"{}"):
         params, _ = envelope(call_of(Client(capabilities)), {}, "2026-07-28", 1)
         assert meta_in(params)[f"{PREFIX}clientCapabilities"] == json.loads(capabilities)
+
+
+def test_p16_what_a_client_declares_at_great_length_is_not_remembered() -> None:
+    large = b'{"experimental":{"x":{"a":"%b"}}}' % (b"y" * 10_000)
+    before = rounds._meta.cache_info().currsize
+    params, _ = envelope(call_of(Client(large)), {}, "2026-07-28", 1)
+    assert meta_in(params)[f"{PREFIX}clientCapabilities"] == json.loads(large)
+    assert rounds._meta.cache_info().currsize == before
 
 
 @pytest.mark.parametrize(
@@ -168,7 +176,7 @@ async def test_questions_are_put_to_the_client_and_the_call_is_sent_again_with_t
 async def test_all_questions_of_a_round_are_asked_at_once() -> None:
     server = Server(asking(a=FORM, b=SAMPLING, c=ROOTS), DONE)
     ear = Ear()
-    task = asyncio.create_task(run(server, call_of(Client()), ear))
+    task = asyncio.create_task(run(server, call_of(Client(), requestState="of the client's own"), ear))
     asked = {(await ear.next_question())[0] for _ in range(3)}
     assert asked == {"elicitation/create", "sampling/createMessage", "roots/list"}
     ear.answer.set_result(b'{"n":1}')
