@@ -225,7 +225,8 @@ class Gateway:
         lines = Lines(source, self.config.gateway.limits.body_bytes)
         ready = functools.partial(self.settled, STDIO_PATIENCE_SECONDS)
         out = LineWriter(sink)
-        return Stdio(self.conversing, view, self.sweep, lines, out, ready, self.config.gateway.drain_seconds)
+        self._modern.mirrored = False
+        return Stdio(self.conversing, self._modern, view, self.sweep, lines, out, ready, self.config.gateway.drain_seconds)
 
     async def settled(self, seconds: float) -> None:
         """Wait until each upstream was tried, for so long at most."""
@@ -397,6 +398,7 @@ async def serve(gateway: Gateway, host: str, port: int, on_ready: OnReady = lamb
         asyncio.get_running_loop().add_signal_handler(
             signal.SIGHUP, lambda: runtime.spawn(file.reload(), "reload the configuration")
         )
+    runtime.spare_collections()
     await server_of(gateway, host, port, on_ready).serve()
 
 

@@ -1,9 +1,10 @@
-"""The command line: `serve`, `check`, `token new`. What is printed to people is written here."""
+"""The command line: `serve`, `stdio`, `check`, `token new`. What is printed to people is written here."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
@@ -85,6 +86,28 @@ def serve(path: _ConfigPath = None, host: _Host = "127.0.0.1", port: _Port = 444
     _set_up_logs(settings)
     gateway = app.Gateway(settings, local=not config.needs_auth(host))
     _run(app.serve(gateway, host, port, lambda port: _announce(settings, base_url(settings, host, port))))
+
+
+@cli.command()
+def stdio(
+    path: _ConfigPath = None,
+    server: Annotated[str, typer.Option(help="Offer this server alone, under its own names.")] = "",
+) -> None:
+    """Serve the servers of CONFIG to the client that starts this, on standard input and output.
+
+    For clients that start MCP servers as processes. No port is opened; logs go to standard error.
+    """
+    settings = _load(path)
+    _set_up_logs(settings)
+    _run(app.serve_stdio(app.Gateway(settings), server, sys.stdin.fileno(), _own_stdout()))
+
+
+def _own_stdout() -> int:
+    """Standard output for the protocol alone: whatever else is printed goes to standard error from now on."""
+    sys.stdout.flush()
+    own = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    return own
 
 
 @cli.command()

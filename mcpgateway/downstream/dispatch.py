@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from mcpgateway.errors import MethodNotFound
 from mcpgateway.protocol.call import Call, Channel
+from mcpgateway.protocol.modern import LISTED_FOR, REMOVED
 from mcpgateway.services.conversation import Conversation
 from mcpgateway.services.prompt_service import PromptService
 from mcpgateway.services.resource_service import ResourceService
@@ -61,3 +62,10 @@ class Dispatch:
         if handler is None:
             raise MethodNotFound(f"Method not found: {method[:200]}")
         return handler
+
+    def modern(self, method: str, view: View) -> Handler:
+        """As `handler`, with the methods that modern clients have; those of what a single server does not offer are none."""
+        capability = LISTED_FOR.get(method)
+        if method in REMOVED or (capability is not None and view.single and not view.only.offers(capability)):
+            raise MethodNotFound(f"Method not found: {method}")
+        return self.handler(method)

@@ -7,12 +7,16 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from mcpgateway.auth.access import Access
+from mcpgateway.auth.principals import Principal
 from mcpgateway.downstream.door import Door
+from mcpgateway.downstream.envelope import is_modern, names_modern
 from mcpgateway.downstream.exchange import JSON, AsgiExchange, ClientLeft, Exchange, Receive, Scope, Send
+from mcpgateway.downstream.modern_http import ModernHTTP
 from mcpgateway.downstream.pages import Pages
 from mcpgateway.downstream.problems import problem_of, unexpected
 from mcpgateway.downstream.rate_limit import RateLimit
 from mcpgateway.downstream.resource_metadata import challenge
+from mcpgateway.downstream.sse import HttpSse, Place
 from mcpgateway.downstream.streamable_http import StreamableHTTP
 from mcpgateway.errors import Draining, GatewayError, NotFound, TooLarge, Unauthenticated
 from mcpgateway.services.views import View
@@ -23,12 +27,17 @@ CLOSE = (b"connection", b"close")
 
 
 class Endpoint:
-    """Serves `/mcp`, `/servers/<server>/mcp`, and the pages for operators. `lifespan` starts and stops the gateway."""
+    """Serves `/mcp`, `/servers/<server>/mcp`, both also with `sse` at their end, and the pages for operators.
+
+    `lifespan` starts and stops the gateway.
+    """
 
     def __init__(
         self,
         door: Door,
         edge: StreamableHTTP,
+        modern: ModernHTTP,
+        sse: HttpSse,
         pages: Pages,
         access: Access,
         rate: RateLimit,
@@ -40,6 +49,8 @@ class Endpoint:
     ) -> None:
         self._door = door
         self._edge = edge
+        self._modern = modern
+        self._sse = sse
         self._pages = pages
         self._access = access
         self._rate = rate
@@ -65,10 +76,12 @@ class Endpoint:
         try:
             self._door.check_origin(exchange.headers)
             view = self.views.get(exchange.path)
-            if view is None:
-                await self._page(exchange)
-            else:
+            if view is not None:
                 await self._mcp(exchange, view)
+            elif (place := self._sse.find(exchange.path)) is not None:
+                await self._old_sse(exchange, place)
+            else:
+                await self._page(exchange)
         except GatewayError as error:
             await self._refuse(error, exchange)
         except ClientLeft:
@@ -95,15 +108,16 @@ class Endpoint:
 
     async def _mcp(self, exchange: Exchange, view: View) -> None:
         principal = self._door.known(exchange.headers) or await self._door.verify(exchange.headers)
-        if view.single and not self._access.of(principal).server(view.only.slug):
-            raise not_served()
-        self._rate.check(principal.id)
+        self._admit(principal, view)
         method = exchange.method
         if method == "POST":
             body = await exchange.body(self._body_bytes)
-            if self.draining and not self._edge.may_finish_a_call(body):
+            edge = self._modern if is_modern(exchange.headers, body) else self._edge
+            if self.draining and not edge.may_finish_a_call(body):
                 raise Draining
-            await self._edge.post(exchange, body, principal, view)
+            await edge.post(exchange, body, principal, view)
+        elif names_modern(exchange.headers):
+            await exchange.respond(405, b"", ((b"allow", b"POST"),))
         elif method == "GET" and self.draining:
             raise Draining
         elif method == "GET":
@@ -113,6 +127,27 @@ class Endpoint:
         else:
             await exchange.respond(405, b"", ((b"allow", b"POST, GET, DELETE"),))
 
+    async def _old_sse(self, exchange: Exchange, place: Place) -> None:
+        principal = self._door.known(exchange.headers) or await self._door.verify(exchange.headers)
+        self._admit(principal, place.view)
+        if exchange.method != place.method:
+            await exchange.respond(405, b"", ((b"allow", place.method.encode()),))
+        elif place.id:
+            body = await exchange.body(self._body_bytes)
+            if self.draining and not self._edge.may_finish_a_call(body):
+                raise Draining
+            await self._sse.post(exchange, body, principal, place)
+        elif self.draining:
+            raise Draining
+        else:
+            await self._sse.get(exchange, principal, place)
+
+    def _admit(self, principal: Principal, view: View) -> None:
+        """Raises NotFound, Busy."""
+        if view.single and not self._access.of(principal).server(view.only.slug):
+            raise not_served()
+        self._rate.check(principal.id)
+
     async def _refuse(self, error: GatewayError, exchange: Exchange) -> None:
         """Answer a request that no edge took."""
         self._count_refusal(type(error).__name__)
@@ -120,12 +155,9 @@ class Endpoint:
         headers = [JSON, *problem.headers]
         status = problem.status if problem.status != 200 else 400
         if isinstance(error, Unauthenticated):
-            headers.append(
-                (
-                    b"www-authenticate",
-                    challenge(error, self._pages.metadata_url(exchange.path if exchange.path in self.views else "")),
-                )
-            )
+            place = self._sse.find(exchange.path)
+            described = place.stream if place is not None else exchange.path if exchange.path in self.views else ""
+            headers.append((b"www-authenticate", challenge(error, self._pages.metadata_url(described))))
         if isinstance(error, TooLarge | Draining):
             headers.append(CLOSE)
         await exchange.respond(status, problem.body, headers)

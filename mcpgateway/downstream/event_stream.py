@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 
 from mcpgateway import runtime
 from mcpgateway.downstream.exchange import Exchange
@@ -25,13 +26,20 @@ class EventStream:
     """One response of server-sent events, written by a task of its own, so that nobody waits for a slow reader.
 
     A reader who is `QUEUED_EVENTS` or `QUEUED_BYTES` behind loses what comes after, except answers and questions; one who
-    stops reading is cut off by the HTTP protocol.
+    stops reading is cut off by the HTTP protocol. `encode` makes the event of a message.
     """
 
-    def __init__(self, exchange: Exchange, sweep: Sweep, headers: list[tuple[bytes, bytes]] | None = None) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        sweep: Sweep,
+        headers: list[tuple[bytes, bytes]] | None = None,
+        encode: Callable[[bytes], bytes] = sse.encode,
+    ) -> None:
         self._exchange = exchange
         self._sweep = sweep
         self._headers = HEADERS + (headers or [])
+        self._encode = encode
         self._queue: deque[bytes] = deque()
         self._queued_bytes = 0
         self._more = asyncio.Event()
@@ -48,16 +56,24 @@ class EventStream:
         self._task = runtime.spawn(self._write(), "write an event stream")
         self._again()
 
+    @property
+    def behind(self) -> bool:
+        """Whether the reader is too far behind to be sent what may be lost."""
+        return len(self._queue) >= QUEUED_EVENTS or self._queued_bytes >= QUEUED_BYTES
+
     def put(self, data: bytes) -> None:
         """Send a message that may be lost on a reader who is too far behind. Never blocks."""
-        if len(self._queue) >= QUEUED_EVENTS or self._queued_bytes >= QUEUED_BYTES:
+        if self.behind:
             self.dropped += 1
             return
         self.put_surely(data)
 
     def put_surely(self, data: bytes) -> None:
         """Send a message that somebody waits for. Never blocks."""
-        event = sse.encode(data)
+        self.send(self._encode(data))
+
+    def send(self, event: bytes) -> None:
+        """Send an event as it is. Never blocks."""
         self._queued_bytes += len(event)
         self._queue.append(event)
         self._more.set()

@@ -1,201 +1,359 @@
-"""uvicorn's HTTP protocol with the limits it lacks: header size, slow senders, readers that stop reading."""
+"""Our own HTTP/1.1 protocol class: from the socket to the edges without a layer between.
+
+uvicorn makes one for each connection (its `http` setting) and keeps what is its own: sockets, TLS, signals, the graceful end.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import re
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import cast
+from urllib.parse import unquote
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.config import Config
+from uvicorn.server import ServerState
 
-from mcpgateway.runtime import Sweep
+from mcpgateway.downstream.exchange import Exchange, Headers
+from mcpgateway.downstream.guard import HEAD_TOO_LARGE, LINGER_SECONDS, NOT_HTTP, TOO_LATE, Guard, Refusal, Stalled, refuse
+from mcpgateway.downstream.http_exchange import HttpExchange
 
-LINGER_SECONDS = 2.0
-"""How long a refused client may take to read why."""
+KEEP_ALIVE_SECONDS = 75.0
+"""How long a client's connection may idle between two requests."""
 
-STATUS_LINES = {
-    400: b"HTTP/1.1 400 Bad Request\r\n",
-    408: b"HTTP/1.1 408 Request Timeout\r\n",
-    431: b"HTTP/1.1 431 Request Header Fields Too Large\r\n",
-}
+QUEUED_BYTES = 256 * 1024
+"""What may come behind a request that is being answered, where reading cannot wait for its end."""
 
+Serve = Callable[[Exchange], Awaitable[None]]
+"""Answers one request."""
 
-class Guard:
-    """The limits, shared by all connections."""
-
-    def __init__(self, sweep: Sweep, header_bytes: int, read_seconds: float, stalled_seconds: float) -> None:
-        self.sweep = sweep
-        self.header_bytes = header_bytes
-        self.read_seconds = read_seconds
-        self.stalled_seconds = stalled_seconds
-
-    def __repr__(self) -> str:
-        return f"<Guard {self.header_bytes} header bytes, {self.read_seconds:g} s to send, {self.stalled_seconds:g} s to read>"
+_plain_path = re.compile(rb"/[\w./~-]*")
 
 
-class GuardedProtocol(HttpToolsProtocol):
-    """A connection whose requests must arrive within `read_seconds` and whose answers must be taken.
+class HttpProtocol(asyncio.Protocol):
+    """One client's connection. Its requests are answered one after the other.
 
-    Slow senders are met by a deadline in the sweep, which costs a set entry per request and no timer.
+    It is watched by the sweep for its whole life: `deadline` is when the request that is arriving must be complete, or when
+    a client that says nothing is left.
     """
 
-    def __init__(self, *args: Any, guard: Guard, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        *,
+        serve: Serve,
+        guard: Guard,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, object],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self.closing = False
+        self.deadline = 0.0
+        self._serve = serve
         self._guard = guard
+        self._server = server_state
+        self._loop = _loop or asyncio.get_running_loop()
+        self._transport: asyncio.Transport
+        self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
+        self._url = b""
+        self._headers: Headers = {}
+        self._header_list: list[tuple[bytes, bytes]] = []
         self._in_head = True
         self._bodiless = 0
         """Bytes since the request began, or since its last byte of body: head, chunk extensions, trailers."""
+        self._received = 0
+        """At least as many bytes as there came of the request that is arriving; 0 between requests."""
+        self._timed = False
+        """Whether `deadline` is that of the request that is arriving."""
+        self._arriving: HttpExchange | None = None
+        """The request whose head is complete and whose body is not."""
+        self._answering: HttpExchange | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._waiting: deque[HttpExchange] = deque()
+        """Requests that came behind the one that is being answered."""
+        self._deaf = False
+        """Nothing that still comes is a request."""
+        self._refusal: Refusal | None = None
+        """What is said last, after the answers to the requests that came before."""
         self._refused = False
-        self._running: RequestResponseCycle | None = None
-        self._stalled: _Stalled | None = None
-        self.deadline = 0.0
+        self._reading = True
+        self._heard_behind: int | None = None
+        """How many bytes came behind a request whose client must be seen when it leaves; None for other requests."""
+        self._writable: asyncio.Event | None = None
+        self._stalled: Stalled | None = None
 
     def __repr__(self) -> str:
-        return f"<GuardedProtocol {self.client}{' refused' if self._refused else ''}>"
+        state = "refused" if self._refused else "busy" if self._answering else "arriving" if self._received else "idle"
+        return f"<HttpProtocol {state}, {len(self._waiting)} waiting>"
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._expect_request()
+    # Called by the transport.
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._guard.sweep.forget(self)
-        self.resume_writing()
-        self.pipeline.clear()
-        # uvicorn tells the newest request; the one that is being answered may be an earlier one.
-        self._tell_disconnected(self._running)
-        super().connection_lost(exc)
-
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        self._running = cycle
-        super()._start_asgi_task(cycle, app)
-
-    @staticmethod
-    def _tell_disconnected(cycle: RequestResponseCycle | None) -> None:
-        if cycle is not None and not cycle.response_complete:
-            cycle.disconnected = True
-            cycle.message_event.set()
-
-    def _expect_request(self) -> None:
-        self.deadline = self._guard.sweep.now() + self._guard.read_seconds
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass
+        # uvicorn's graceful end waits until both are empty, and cancels what is left among the tasks when it waited enough.
+        self._server.connections.add(self)  # type: ignore[arg-type]
+        self._server.tasks.add(self)  # type: ignore[arg-type]
+        self._give_time(self._guard.read_seconds)
         self._guard.sweep.watch(self)
 
-    def expire(self) -> None:
-        """The request did not arrive in time, or who was refused has had time enough to read it."""
-        if self._refused:
-            self.transport.abort()
-        elif self.transport.is_closing():
-            return
-        elif self._answers_earlier():
-            self._expect_request()  # what is not read yet, because an earlier request is being answered, is not late
-        elif self._in_head and self._bodiless == 0:
-            self.transport.close()
-        elif self._in_head or not self.cycle.response_started:
-            self._refuse(408, b"the request did not arrive in time\n")
-        else:
-            self.transport.abort()
-
-    def _answers_earlier(self) -> bool:
-        running = self._running
-        return running is not None and not running.response_complete and (self._in_head or running is not self.cycle)
+    def connection_lost(self, error: Exception | None) -> None:
+        self._server.connections.discard(self)
+        self._server.tasks.discard(self)
+        self._guard.sweep.forget(self)
+        self._deaf = True
+        self._waiting.clear()
+        self._arriving = None
+        self._parser = None  # it refers to this object, which would stay until garbage is collected
+        self.resume_writing()
+        if self._answering is not None:
+            self._answering.leave()
 
     def data_received(self, data: bytes) -> None:
-        if self._refused:
+        if self._deaf:
             return
         self._bodiless += len(data)
-        self._unset_keepalive_if_required()
+        self._received += len(data)
+        if self._heard_behind is not None:
+            self._count_behind(len(data))
         try:
             self._feed(data)
+        except httptools.HttpParserCallbackError:
+            raise  # a fault of ours, which must not pass for one of the client's
         except httptools.HttpParserError:
-            self._refuse(400, b"this is not HTTP\n")
+            self._refuse(NOT_HTTP)
         if self._bodiless > self._guard.header_bytes:
-            self._refuse(431, b"the request's headers are too large\n")
-
-    def _feed(self, data: bytes) -> None:
-        while data:
-            try:
-                self.parser.feed_data(data)
-            except httptools.HttpParserUpgrade as stopped:
-                data = self._without_upgrade() + data[stopped.args[0] :]
-            else:
-                return
-
-    def _without_upgrade(self) -> bytes:
-        """The head of a request that offered another protocol, as if it had not: some clients do with each request.
-
-        The parser takes what follows such a head for the other protocol, and leaves the body unread.
-        """
-        line = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
-        self.parser = httptools.HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does with each parser
-        return line + b"".join(b"%b: %b\r\n" % header for header in self.headers if header[0] != b"upgrade") + b"\r\n"
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._expect_request()
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        # Trailers are no headers: they come when the request has been let in already.
-        if self._in_head:
-            super().on_header(name, value)
-
-    def on_headers_complete(self) -> None:
-        self._in_head = False
-        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
-            return  # it is read again without its offer
-        # A head that came at once: four bytes more for each header are its punctuation.
-        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > self._guard.header_bytes:
-            self._refuse(431, b"the request's headers are too large\n")
-        else:
-            super().on_headers_complete()
-
-    def on_body(self, body: bytes) -> None:
-        self._bodiless = 0
-        if not self._refused:
-            super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        self._bodiless = 0
-        self._in_head = True
-        if not self._refused and not self.parser.should_upgrade():
-            self._guard.sweep.forget(self)
-            super().on_message_complete()
-
-    def _refuse(self, status: int, text: bytes) -> None:
-        """Answer and end the connection. It is not closed at once: what still comes in would reset it, answer unread."""
-        if self._refused or self.transport.is_closing():
-            return
-        self._refused = True
-        if self._running is not None and self._running.response_started and not self._running.response_complete:
-            self.transport.abort()  # the refusal would read like a part of that response
-            return
-        self._tell_disconnected(self._running)
-        head = STATUS_LINES[status] + b"content-type: text/plain\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(text)
-        self.transport.write(head + text)
-        if not self.transport.can_write_eof():
-            self.transport.close()
-            return
-        self.transport.write_eof()
-        self.deadline = self._guard.sweep.now() + LINGER_SECONDS
-        self._guard.sweep.watch(self)
+            self._refuse(HEAD_TOO_LARGE)
+        self._go_on()
 
     def pause_writing(self) -> None:
-        super().pause_writing()
-        self._stalled = _Stalled(self.transport, self._guard.sweep.now() + self._guard.stalled_seconds)
-        self._guard.sweep.watch(self._stalled)
+        self._writable = asyncio.Event()
+        self._stalled = self._guard.watch_stalled(self._transport)
 
     def resume_writing(self) -> None:
         if self._stalled is not None:
             self._guard.sweep.forget(self._stalled)
             self._stalled = None
-        super().resume_writing()
+        if self._writable is not None:
+            self._writable.set()
+            self._writable = None
 
+    # Called by uvicorn when the server ends.
 
-class _Stalled:
-    """A client that stopped reading: its connection is cut when the deadline passes."""
+    def shutdown(self) -> None:
+        """Take no more requests. The one that is being answered is finished."""
+        self.closing = True
+        if self._answering is None:
+            self._transport.close()
 
-    def __init__(self, transport: asyncio.Transport, deadline: float) -> None:
-        self._transport = transport
-        self.deadline = deadline
+    def cancel(self, msg: str | None = None) -> None:
+        """Break off what is being answered."""
+        if self._task is not None:
+            self._task.cancel(msg)
+        self._transport.abort()
+
+    # Called by the sweep.
 
     def expire(self) -> None:
-        self._transport.abort()
+        """The request did not arrive in time, the client said nothing for long, or was refused and had time to read it."""
+        if self._transport.is_closing():
+            return
+        if self._refused:
+            self._transport.abort()
+        elif self._answering is not None and self._answering is not self._arriving:
+            self._give_time(self._guard.read_seconds)  # what is not read because another is being answered is not late
+        elif self._received == 0:
+            self._transport.close()
+        else:
+            self._refuse(TOO_LATE)
+        self._guard.sweep.watch(self)
+
+    def _give_time(self, seconds: float) -> None:
+        self.deadline = self._guard.sweep.now() + seconds
+
+    # Reading requests.
+
+    def _feed(self, data: bytes) -> None:
+        while data and self._parser is not None:
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserUpgrade as stopped:
+                data = b"" if self._deaf else self._without_upgrade(self._parser) + data[stopped.args[0] :]
+            else:
+                return
+
+    def _without_upgrade(self, parser: httptools.HttpRequestParser) -> bytes:
+        """The head of a request that offered another protocol, as if it had not: some clients do with each request.
+
+        The parser takes what follows such a head for the other protocol, and leaves the body unread.
+        """
+        line = b"%b %b HTTP/%b\r\n" % (parser.get_method(), self._url, parser.get_http_version().encode())
+        self._parser = httptools.HttpRequestParser(self)
+        return line + b"".join(b"%b: %b\r\n" % header for header in self._header_list if header[0] != b"upgrade") + b"\r\n"
+
+    def on_message_begin(self) -> None:
+        self._url = b""
+        self._headers = {}
+        self._header_list = []
+        if not self._received:
+            # It stands behind another in what came at once, so that nobody has counted its bytes.
+            self._received = self._guard.header_bytes + 1
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # Trailers are no headers: they come when the request has been let in already.
+        if self._in_head:
+            name = name.lower()
+            self._headers[name] = value
+            self._header_list.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        parser = self._parser
+        if self._deaf or parser is None:
+            return
+        self._in_head = False
+        method = parser.get_method()
+        if parser.should_upgrade() and method != b"CONNECT":
+            return  # it is read again without its offer
+        path = _path_of(self._url)
+        if method == b"CONNECT" or path is None:
+            self._refuse(NOT_HTTP)
+        elif self._received > self._guard.header_bytes and self._head_bytes() > self._guard.header_bytes:
+            self._refuse(HEAD_TOO_LARGE)
+        else:
+            later = parser.get_http_version() != "1.0"
+            self._arriving = HttpExchange(
+                self,
+                method.decode(),
+                path,
+                self._headers,
+                self._header_list,
+                keep_alive=later and parser.should_keep_alive(),
+                chunked=later,
+            )
+            self._waiting.append(self._arriving)
+
+    def _head_bytes(self) -> int:
+        """Four bytes more for each header are its punctuation."""
+        return len(self._url) + sum(len(name) + len(value) + 4 for name, value in self._header_list)
+
+    def on_body(self, piece: bytes) -> None:
+        self._bodiless = 0
+        if self._arriving is not None:
+            self._arriving.feed(piece)
+
+    def on_message_complete(self) -> None:
+        self._bodiless = self._received = 0
+        self._in_head = True
+        self._timed = False
+        arrived, self._arriving = self._arriving, None
+        if arrived is not None:
+            arrived.finish()
+            self._deaf = not arrived.keep_alive  # what follows the last request is none
+
+    def _go_on(self) -> None:
+        """Answer what has arrived, when it is its turn, and see that the rest arrives."""
+        if self._waiting and self._answering is None:
+            self._answer(self._waiting.popleft())
+        if self._waiting:
+            self.pause_reading()
+        if self._received and not self._timed and not self._refused:
+            self._timed = True
+            self._give_time(self._guard.read_seconds)
+
+    def pause_reading(self) -> None:
+        """Read no more for now, unless that must go on."""
+        if self._reading and self._heard_behind is None and not self._transport.is_closing():
+            self._reading = False
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read on."""
+        if not self._reading and not self._transport.is_closing():
+            self._reading = True
+            self._transport.resume_reading()
+
+    def hear_leaving(self) -> None:
+        """Read on whatever waits already: only so it is seen when the client leaves."""
+        self._heard_behind = 0
+        self.resume_reading()
+
+    def _count_behind(self, count: int) -> None:
+        self._heard_behind = (self._heard_behind or 0) + count
+        if self._heard_behind > QUEUED_BYTES:
+            self._deaf = True
+            self._transport.abort()
+
+    # Answering them.
+
+    def _answer(self, exchange: HttpExchange) -> None:
+        self._answering = exchange
+        self._task = self._loop.create_task(self._serve_one(exchange))
+
+    async def _serve_one(self, exchange: HttpExchange) -> None:
+        try:
+            await self._serve(exchange)
+        finally:
+            self._served(exchange)
+
+    def _served(self, exchange: HttpExchange) -> None:
+        """An exchange is over: the next one's turn."""
+        self._answering = self._task = self._heard_behind = None
+        if self._transport.is_closing() or self._refused:
+            return
+        if self.closing or not exchange.answered or not exchange.keep_alive:
+            self._transport.close()
+        elif self._refusal is not None and not self._waiting:
+            self._say_refusal(self._refusal)
+        else:
+            self._give_time(self._guard.read_seconds if self._received else KEEP_ALIVE_SECONDS)
+            self._go_on()
+            if not self._waiting:
+                self.resume_reading()
+
+    def write(self, *pieces: bytes) -> None:
+        """Send, unless the client has gone."""
+        if not self._transport.is_closing():
+            for piece in pieces:
+                self._transport.write(piece)
+
+    async def writable(self) -> None:
+        """Wait while the client is behind with reading, or until it has gone."""
+        if self._writable is not None:
+            await self._writable.wait()
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """Take no more requests, and say why: in the place of the one that is wrong, after the answers to earlier ones."""
+        if self._deaf or self._transport.is_closing():
+            return
+        self._deaf = True
+        self._refusal = refusal
+        wrong, self._arriving = self._arriving, None
+        if wrong is not None and self._waiting:
+            self._waiting.pop()
+        earlier = self._answering if self._answering is not wrong else None
+        if (wrong is not None and wrong.begun) or (earlier is not None and earlier.begun):
+            self._transport.close()  # the refusal would read like a part of that response
+        elif earlier is None and not self._waiting:
+            self._say_refusal(refusal)
+            if wrong is not None:
+                wrong.leave()
+
+    def _say_refusal(self, refusal: Refusal) -> None:
+        self._refused = True
+        if refuse(self._transport, refusal):
+            self._give_time(LINGER_SECONDS)
+
+
+def _path_of(url: bytes) -> str | None:
+    """The path in a request's target, with its escapes undone; None where there is none."""
+    if _plain_path.fullmatch(url):
+        return url.decode()
+    try:
+        path = httptools.parse_url(url).path
+    except httptools.HttpParserInvalidURLError:
+        return None
+    return unquote(path.decode("latin-1")) if path else None

@@ -9,6 +9,7 @@ from math import ceil
 from typing import NamedTuple
 
 from mcpgateway import errors, logs
+from mcpgateway.downstream import generations
 from mcpgateway.errors import ClientError, GatewayError, RpcError
 from mcpgateway.protocol import jsonrpc
 
@@ -35,6 +36,17 @@ STATUS: dict[type[GatewayError], int] = {
 }
 """Everything else is answered with 200."""
 
+MODERN_STATUS = {
+    -32700: 400,
+    -32600: 400,
+    -32601: 404,
+    -32602: 400,
+    -32020: 400,
+    -32021: 400,
+    -32022: 400,
+}
+"""By JSON-RPC code, what 2026-07-28 asks for, whoever found the fault. Everything else is answered with 200."""
+
 RETRY_AFTER_SECONDS = 1
 
 
@@ -48,12 +60,38 @@ class Problem(NamedTuple):
 
 def problem_of(error: GatewayError, id: jsonrpc.Id | None) -> Problem:
     """How `error` is told to the client whose request has this id."""
-    status = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 200)
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-    if status in (429, 503):
-        seconds = error.retry_after_seconds if isinstance(error, errors.Busy) else RETRY_AFTER_SECONDS
-        headers = ((b"retry-after", b"%d" % ceil(seconds)),)
-    return Problem(status, jsonrpc.error(id, rpc_error(error).error), headers)
+    status = _status_of(error)
+    return Problem(status, jsonrpc.error(id, rpc_error(error).error), _headers_of(error, status))
+
+
+def modern_problem(error: GatewayError, id: jsonrpc.Id) -> Problem:
+    """How `error` is told to a modern client."""
+    if isinstance(error, errors.StateLost):
+        error = RpcError.of(INTERNAL, _lost(error), {"kind": "StateLost"})
+    told = rpc_error(error)
+    if isinstance(error, RpcError | errors.ResourceNotFound):
+        told = generations.error_to_modern(told)
+    status = _status_of(error)
+    if status == 200:
+        status = MODERN_STATUS.get(told.code, 200)
+    return Problem(status, jsonrpc.error(id, told.error), _headers_of(error, status))
+
+
+def _status_of(error: GatewayError) -> int:
+    return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 200)
+
+
+def _headers_of(error: GatewayError, status: int) -> tuple[tuple[bytes, bytes], ...]:
+    if status not in (429, 503):
+        return ()
+    seconds = error.retry_after_seconds if isinstance(error, errors.Busy) else RETRY_AFTER_SECONDS
+    return ((b"retry-after", b"%d" % ceil(seconds)),)
+
+
+def _lost(error: errors.StateLost) -> str:
+    # The error's own text goes on with what a client that has a session must do.
+    said = str(error).rpartition(": ")[0]
+    return f"{said or str(error)}: this call did not run, and the next one begins without the state of earlier ones"
 
 
 def unexpected(request_id: str, id: jsonrpc.Id | None) -> Problem:

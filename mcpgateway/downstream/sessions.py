@@ -7,12 +7,14 @@ import itertools
 import secrets
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
+from typing import Protocol
 
 from msgspec import UNSET
 
 from mcpgateway.auth.principals import Principal
-from mcpgateway.downstream.event_stream import EventStream
+from mcpgateway.downstream.event_store import KeptStream
 from mcpgateway.errors import Busy, RpcError, UnknownSession
+from mcpgateway.pool.identity import fingerprint
 from mcpgateway.protocol import jsonrpc
 from mcpgateway.protocol.call import cannot_ask
 from mcpgateway.runtime import Sweep
@@ -26,10 +28,25 @@ DEBOUNCE_SECONDS = 0.05
 REAP_SECONDS = 5.0
 
 
+class Outlet(Protocol):
+    """A way to one client, on which messages go in order. None of these blocks."""
+
+    def put(self, data: bytes) -> None:
+        """Send a message that may be lost on a client who is too far behind with reading."""
+
+    def put_surely(self, data: bytes) -> None:
+        """Send a message that somebody waits for."""
+
+    def end(self) -> None:
+        """Nothing more will be sent: what was is still delivered."""
+
+
 class ClientSession(Conversation):
-    """A conversation over HTTP: its calls in flight, the questions it was asked, and the stream it listens on."""
+    """A conversation with a client: its calls in flight, the questions it was asked, and the stream it listens on."""
 
     principal: Principal
+    answers_on_stream = False
+    """Whether answers go over the stream too, so that it must not end while there are calls in flight."""
 
     def __init__(
         self, principal: Principal, view: View, version: str, capabilities: bytes, client_info: bytes, sweep: Sweep
@@ -39,13 +56,22 @@ class ClientSession(Conversation):
         self.last_used_at = 0.0
         self.in_flight: dict[jsonrpc.Id, asyncio.Task[object]] = {}
         self.cancelled: set[jsonrpc.Id] = set()
-        self.stream: EventStream | None = None
+        self.stream: Outlet | None = None
+        self.kept: dict[str, KeptStream] = {}
+        """By name: streams that the client may come back for."""
         self._sweep = sweep
         self._unheard: deque[bytes] = deque(maxlen=UNHEARD)
         self._unsaid: set[str] = set()
         self._questions: dict[str, asyncio.Future[bytes]] = {}
         self._numbers = itertools.count(1)
         self._changes = _Changes(self)
+
+    def introduce(self, version: str, capabilities: bytes, client_info: bytes) -> None:
+        """The client says who it is: later than its session begins, on wires that are open before it says anything."""
+        self.version = version
+        self.capabilities = capabilities
+        self.capabilities_print = fingerprint(capabilities.decode())
+        self.client_info = client_info
 
     @property
     def busy(self) -> bool:
@@ -74,7 +100,7 @@ class ClientSession(Conversation):
         for kind in sorted(kinds):
             self.stream.put_surely(jsonrpc.notification(f"notifications/{kind}/list_changed", b"{}"))
 
-    def attach(self, stream: EventStream) -> EventStream | None:
+    def attach(self, stream: Outlet) -> Outlet | None:
         """Listen on `stream`. The one that was listened on before, to be ended: a client that comes again lost it."""
         before, self.stream = self.stream, stream
         self.listening = True
@@ -84,7 +110,7 @@ class ClientSession(Conversation):
         self.say_changed(unsaid)
         return before
 
-    def detach(self, stream: EventStream) -> bool:
+    def detach(self, stream: Outlet) -> bool:
         """Stop listening on `stream`. False if another one took its place."""
         if self.stream is not stream:
             return False
@@ -147,6 +173,11 @@ class ClientSession(Conversation):
             self.cancelled.add(id)
             task.cancel()
 
+    def drain(self) -> None:
+        """End the stream that the client listens on. One that carries answers stays until the calls in flight have theirs."""
+        if self.stream is not None and not (self.answers_on_stream and self.busy):
+            self.stream.end()
+
     def close(self) -> None:
         """Nothing goes on here: calls are cancelled, questions fail, the stream ends."""
         for id in list(self.in_flight):
@@ -156,6 +187,8 @@ class ClientSession(Conversation):
                 question.set_exception(RpcError.of(-32603, "the client's session ended before it answered"))
         if self.stream is not None:
             self.stream.end()
+        for kept in list(self.kept.values()):
+            kept.forget()
 
 
 class _Changes:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from functools import lru_cache, partial
 
 from mcpgateway import runtime
 from mcpgateway.auth.principals import Principal
 from mcpgateway.downstream.conversing import Conversing, described, id_of, new_id_of, withdrawn
+from mcpgateway.downstream.event_store import GENERAL, EventStore, KeptStream
 from mcpgateway.downstream.event_stream import EventStream
 from mcpgateway.downstream.exchange import JSON, Exchange, Headers
+from mcpgateway.downstream.media import accepts, check_json, prefers_streams
 from mcpgateway.downstream.problems import problem_of
 from mcpgateway.downstream.reply import SessionReply
 from mcpgateway.downstream.sessions import ClientSession
@@ -17,7 +20,6 @@ from mcpgateway.errors import (
     InvalidRequest,
     MethodNotFound,
     NotAcceptable,
-    UnsupportedMedia,
     UnsupportedVersion,
 )
 from mcpgateway.protocol import jsonrpc, revisions
@@ -27,6 +29,8 @@ from mcpgateway.services.views import View
 MAX_BATCH = 1000
 """Messages in a batch: each of its requests runs in a task."""
 
+_spoken = frozenset({b"", *(version.encode() for version in revisions.LEGACY)})
+
 
 class StreamableHTTP:
     """One edge for all clients of these revisions."""
@@ -35,6 +39,7 @@ class StreamableHTTP:
         self._conversing = conversing
         self._sessions = conversing.sessions
         self._sweep = sweep
+        self.store = EventStore(sweep)
 
     def __repr__(self) -> str:
         return f"<StreamableHTTP {self._sessions!r}>"
@@ -42,7 +47,7 @@ class StreamableHTTP:
     async def post(self, exchange: Exchange, body: bytes, principal: Principal, view: View) -> None:
         """Answer a POST. Raises ClientError for what is wrong with the request as a whole."""
         headers = exchange.headers
-        _check_post_headers(headers)
+        _check_media(headers.get(b"content-type", b""), headers.get(b"accept", b""))
         if body[:1] == b"[" or body.lstrip()[:1] == b"[":
             await self._batch(exchange, body, principal, view)
             return
@@ -81,9 +86,11 @@ class StreamableHTTP:
     async def _answer(self, exchange: Exchange, message: jsonrpc.Message, session: ClientSession) -> None:
         """Answer one request, whatever becomes of it."""
         id = new_id_of(message, session)
-        reply = SessionReply(session, exchange, self._sweep)
+        reply = SessionReply(session, exchange, self._sweep, self.store)
         try:
-            problem = await self._conversing.answer(message, id, session, exchange, reply) or withdrawn(id)
+            problem = await self._conversing.answer(message, id, session, exchange, reply, reply.pause) or withdrawn(id)
+            if problem.status == 200 and prefers_streams(exchange.headers):
+                reply.streaming()
             await reply.finish(problem.status, [problem.body], problem.headers)
         except BaseException:
             await reply.abandon()
@@ -132,7 +139,7 @@ class StreamableHTTP:
         if not requests:
             await exchange.respond(202, b"", ())
             return
-        reply = SessionReply(session, exchange, self._sweep)
+        reply = SessionReply(session, exchange, self._sweep, self.store)
         try:
             answers = await asyncio.gather(
                 *(runtime.spawn(self._answer_one(exchange, message, session, reply), "one of a batch") for message in requests)
@@ -152,11 +159,26 @@ class StreamableHTTP:
         return (await self._conversing.answer(message, id, session, exchange, reply) or withdrawn(id)).body
 
     async def get(self, exchange: Exchange, principal: Principal, view: View) -> None:
-        """The stream of what is said outside calls, until the client leaves or the session ends."""
-        if not _accepts(exchange.headers, b"text/event-stream"):
+        """The stream of what is said outside calls, or what is left of one that the client lost; until it ends, or they leave.
+
+        Raises InvalidRequest where nothing is kept of what was lost.
+        """
+        if not accepts(exchange.headers, b"text/event-stream"):
             raise NotAcceptable("a GET is answered with an event stream: Accept must list text/event-stream")
         session = self._session(exchange.headers, principal, view)
-        stream = EventStream(exchange, self._sweep, [(b"mcp-session-id", session.id.encode())])
+        last = exchange.headers.get(b"last-event-id")
+        if not revisions.primes_streams(session.version):
+            await self._listen(exchange, session, EventStream(exchange, self._sweep, _named(session)))
+            return
+        lost, after = self.store.find(session, last) if last else (self.store.general(session), None)
+        stream = EventStream(exchange, self._sweep, _named(session), lost.encode)
+        if lost.name != GENERAL:
+            await self._resume(exchange, lost, stream, after)
+        else:
+            lost.begin_on(stream, after)
+            await self._listen(exchange, session, stream)
+
+    async def _listen(self, exchange: Exchange, session: ClientSession, stream: EventStream) -> None:
         stream.start()
         before = session.attach(stream)
         if before is not None:
@@ -170,27 +192,41 @@ class StreamableHTTP:
                 self._conversing.stop_listening(session)
             await stream.cut()
 
+    async def _resume(self, exchange: Exchange, lost: KeptStream, stream: EventStream, after: int | None) -> None:
+        lost.carry(stream, after)
+        stream.start()
+        exchange.when_left(partial(lost.lost, stream))
+        try:
+            await stream.ended()
+        finally:
+            lost.lost(stream)
+            await stream.cut()
+
     async def delete(self, exchange: Exchange, principal: Principal, view: View) -> None:
         """The client ends its session."""
         self._sessions.end(self._session(exchange.headers, principal, view))
         await exchange.respond(204, b"", ())
 
 
-def _check_post_headers(headers: Headers) -> None:
-    if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != b"application/json":
-        raise UnsupportedMedia("the body must be application/json, and Content-Type must say so")
-    if not (_accepts(headers, b"application/json") and _accepts(headers, b"text/event-stream")):
+def _named(session: ClientSession) -> list[tuple[bytes, bytes]]:
+    return [(b"mcp-session-id", session.id.encode())]
+
+
+@lru_cache(maxsize=256)
+def _check_media(content_type: bytes, accept: bytes) -> None:
+    """Raises UnsupportedMedia, NotAcceptable. What is right is remembered: clients say the same with each request."""
+    headers = {b"content-type": content_type, b"accept": accept}
+    check_json(headers)
+    if not (accepts(headers, b"application/json") and accepts(headers, b"text/event-stream")):
         raise NotAcceptable("Accept must list both application/json and text/event-stream")
-
-
-def _accepts(headers: Headers, kind: bytes) -> bool:
-    accept = headers.get(b"accept", b"").lower()
-    return kind in accept or b"*/*" in accept or kind.partition(b"/")[0] + b"/*" in accept
 
 
 def _check_version(headers: Headers, method: object) -> None:
     """Refuse a revision that is not spoken here; a modern client falls back to initialize on this answer."""
-    version = headers.get(b"mcp-protocol-version", b"").decode("latin-1")
+    said = headers.get(b"mcp-protocol-version", b"")
+    if said in _spoken and method != "server/discover":
+        return
+    version = said.decode("latin-1")
     if method == "server/discover" and version in ("", *revisions.LEGACY):
         raise MethodNotFound("Method not found: server/discover; this server speaks revisions that begin with initialize")
     if version and version not in revisions.LEGACY:

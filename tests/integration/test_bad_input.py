@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Self
 import pytest
 
 from mcpgateway import runtime
-from mcpgateway.downstream.http_protocol import LINGER_SECONDS
+from mcpgateway.downstream.guard import LINGER_SECONDS
 from tests.clients.wire import ACCEPT, Reply, Wire
 from tests.fakes.clock import FakeClock
 from tests.fakes.gateway import RunningGateway, serving
@@ -621,7 +621,7 @@ async def taken_from(line: socket.socket) -> int:
 
 
 def stalled(gateway: RunningGateway) -> int:
-    return sum(type(entry).__name__ == "_Stalled" for entry in gateway.gateway.sweep._watched)
+    return sum(type(entry).__name__ == "Stalled" for entry in gateway.gateway.sweep._watched)
 
 
 async def test_a_stream_behind_which_something_was_pipelined_ends_with_its_client(stub: Stub) -> None:

@@ -91,6 +91,19 @@ async def test_questions_asked_together_are_one_round(rig: Rig) -> None:
     assert interaction.outcome == b" ".join(b'{"for":"%b"}' % key.encode() for key in questions)
 
 
+async def test_a_question_that_follows_at_once_belongs_to_the_same_round(rig: Rig) -> None:
+    async def late(interaction: Interaction) -> bytes:
+        for _ in range(3):
+            await asyncio.sleep(0)
+        return await interaction.ask("roots/list", b"{}")
+
+    async def work(interaction: Interaction) -> Outcome:
+        return b"".join(await asyncio.gather(interaction.ask("elicitation/create", b"{}"), late(interaction)))
+
+    interaction = await rig.park(work=work)
+    assert len(interaction.questions()) == 2
+
+
 async def test_what_was_not_answered_is_asked_again_and_what_was_not_asked_is_left(rig: Rig) -> None:
     async def work(interaction: Interaction) -> Outcome:
         asked = (interaction.ask("elicitation/create", b"{}"), interaction.ask("roots/list", b"{}"))

@@ -19,6 +19,7 @@ from mcpgateway.downstream.dispatch import Handler
 from mcpgateway.downstream.piped import MAX_IN_FLIGHT, Pipe, PipedSession
 from mcpgateway.errors import Busy, InvalidRequest
 from mcpgateway.protocol.call import Call
+from tests.fakes.until import until
 
 Message = dict[str, Any]
 
@@ -97,6 +98,7 @@ class Rig:
     async def initialize(self) -> None:
         self.take(hello())
         await self.said.until(1)
+        await until(lambda: not self.session.in_flight)
         self.said.messages.clear()
 
 
@@ -191,9 +193,7 @@ async def test_while_it_drains_a_pipe_ends_after_the_last_answer() -> None:
         rig.dispatch.release.set()
         single, together = sorted(await rig.said.until(2), key=lambda said: isinstance(said, list))
         assert single["id"] == 3 and [each["id"] for each in together] == [1, 2]
-        async with asyncio.timeout(5):
-            while not rig.said.ended:
-                await asyncio.sleep(0)
+        await until(lambda: rig.said.ended)
 
 
 async def test_when_the_session_ends_nothing_is_said_of_what_was_in_flight() -> None:
@@ -202,7 +202,5 @@ async def test_when_the_session_ends_nothing_is_said_of_what_was_in_flight() -> 
         rig.take(ask("ping", 1))
         await asyncio.sleep(0)
         rig.gateway.sessions.end(rig.session)
-        async with asyncio.timeout(5):
-            while rig.session.in_flight:
-                await asyncio.sleep(0)
+        await until(lambda: not rig.session.in_flight)
         assert rig.said.ended and rig.said.messages == []
