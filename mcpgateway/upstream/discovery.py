@@ -70,6 +70,11 @@ def refused(upstream: str, error: RpcError, status: int) -> UpstreamError:
     return HttpRefused(upstream, f"it refused server/discover with error {error.code}; its own log says why", status=status)
 
 
+def wants_another_try(error: RpcError) -> bool:
+    """Whether a refusal names a modern revision that is spoken here, so that asking again is likely to be answered."""
+    return error.code == UNSUPPORTED_VERSION and mutual(_supported(error) or []) is not None
+
+
 def _supported(error: RpcError) -> list[str] | None:
     """The revisions that a refusal names."""
     try:

@@ -28,7 +28,7 @@ from mcpgateway.protocol import jsonrpc, revisions, sse
 from mcpgateway.protocol.call import Call, Channel, HeaderBlock, NoChannel
 from mcpgateway.runtime import Sweep
 from mcpgateway.upstream.base import Hello, Target, Welcome, answer_of, decode_message, with_token
-from mcpgateway.upstream.discovery import UNSUPPORTED_VERSION, discovery_in
+from mcpgateway.upstream.discovery import UNSUPPORTED_VERSION, discovery_in, wants_another_try
 from mcpgateway.upstream.events import first_of
 from mcpgateway.upstream.http import HttpClient, Response, path_of
 from mcpgateway.upstream.listening import Heard, Listening, Member, tell
@@ -132,25 +132,31 @@ class ModernHTTPServer:
 
     async def _discover(self, headers: HeaderBlock, timeout_seconds: float) -> Welcome:
         call = Call(DISCOVER, client=self._client, headers=headers, timeout_seconds=timeout_seconds)
-        id, response = await self._post(call, {"_meta": jsonrpc.raw(meta_of(self._client, self._version))})
-        moved = same_origin_redirect(self._url, response)
-        if moved is not None:
-            response.close()
-            self._found.path = moved
-            id, response = await self._post(call, {"_meta": jsonrpc.raw(meta_of(self._client, self._version))})
-        message = await self._message(id, response)
+        response, message = await self._asked_for_itself(call)
+        if isinstance(message.error, Raw) and wants_another_try(RpcError(bytes(message.error))):
+            response, message = await self._asked_for_itself(call)
         discovery = discovery_in(self.upstream, message, response.status)
         self._found.welcome = discovery.welcome
         self._found.until = self._sweep.now() + discovery.fresh_seconds
         return discovery.welcome
 
-    async def _post(self, call: Call, params: jsonrpc.Params, block: HeaderBlock | None = None) -> tuple[int, Response]:
-        """Send a request whose params are complete already, under an id of its own."""
+    async def _asked_for_itself(self, call: Call) -> tuple[Response, jsonrpc.Message]:
+        """The answer to a request without params. A redirect is followed and remembered, if it stays on the origin."""
+        params = {"_meta": jsonrpc.raw(meta_of(self._client, self._version))}
+        id, response = await self._post(call, params)
+        moved = same_origin_redirect(self._url, response)
+        if moved is not None:
+            response.close()
+            self._found.path = moved
+            id, response = await self._post(call, params)
+        return response, await self._message(id, response)
+
+    async def _post(self, call: Call, params: jsonrpc.Params) -> tuple[int, Response]:
+        """Send a request of the gateway's own, under an id of its own."""
         id = next(_ids)
-        block = self._lines(call, params) if block is None else block
         path = self._found.path or path_of(self._url)
         body = jsonrpc.request(id, call.method, params)
-        return id, await self._http.send(b"POST", path, block, body, call.timeout_seconds)
+        return id, await self._http.send(b"POST", path, self._lines(call, params), body, call.timeout_seconds)
 
     def _lines(self, call: Call, params: jsonrpc.Params, mirrors: Sequence[mirrored.Mirror] = ()) -> HeaderBlock:
         version = b"MCP-Protocol-Version: %b\r\n" % self._version.encode()

@@ -13,7 +13,7 @@ from mcpgateway.protocol import jsonrpc, revisions
 from mcpgateway.protocol.call import Call, Channel, HeaderBlock, cannot_ask
 from mcpgateway.runtime import Sweep
 from mcpgateway.upstream.base import Hello, Welcome, answer_of
-from mcpgateway.upstream.discovery import discovery_in, refused
+from mcpgateway.upstream.discovery import discovery_in, refused, wants_another_try
 from mcpgateway.upstream.listening import Heard, Listening, Member, tell
 from mcpgateway.upstream.modern import DISCOVER, LISTEN, Introduced, ModernSession
 from mcpgateway.upstream.owner import OwnedSession
@@ -97,7 +97,12 @@ async def discover(owned: OwnedSession, client: Introduced, version: str, timeou
     """
     params = msgspec.json.encode({"_meta": meta_of(client, version)})
     try:
-        result = await owned.ask(DISCOVER, params, timeout_seconds=timeout_seconds)
+        try:
+            result = await owned.ask(DISCOVER, params, timeout_seconds=timeout_seconds)
+        except RpcError as error:
+            if not wants_another_try(error):
+                raise
+            result = await owned.ask(DISCOVER, params, timeout_seconds=timeout_seconds)
     except RpcError as error:
         raise refused(owned.upstream, error, 200) from error
     return discovery_in(owned.upstream, jsonrpc.Message(result=Raw(result))).welcome

@@ -240,6 +240,17 @@ async def test_u9_every_answer_that_is_no_discovery_says_what_it_is(kind: str, w
     assert "'up'" in str(caught.value)
 
 
+async def test_a_server_that_refuses_and_names_our_revision_is_asked_again_once(world: World) -> None:
+    refusals = iter([unsupported("2026-07-28")])
+    world.discovered = lambda sent: (next(refusals, None) or saying({}))(sent)
+    assert (await world.open()).welcome.protocol_version == "2026-07-28"
+    world.discovered = unsupported("2026-07-28")
+    world.found.until = 0
+    with pytest.raises(HttpRefused, match="2026-07-28"):
+        await world.open()
+    assert len(world.http.sent) == 4
+
+
 async def test_discovery_follows_a_redirect_on_the_same_origin_once_and_remembers_it(world: World) -> None:
     def moved(sent: Sent) -> FakeResponse:
         if sent.path == "/a%20b/":

@@ -103,6 +103,21 @@ async def test_a_session_begins_with_discovery_and_nothing_else(clock: FakeClock
     sweep.close()
 
 
+async def test_a_process_that_refuses_and_names_our_revision_is_asked_again_once(clock: FakeClock) -> None:
+    wire, sweep = FakeWire(), Sweep(clock, tick_seconds=3600)
+    task = opening(wire, sweep)
+    refusal = {"code": -32022, "message": "no", "data": {"supported": ["2026-07-28"]}}
+    wire.say(id=(await wire.next())["id"], error=refusal)
+    wire.say(id=(await wire.next())["id"], result=DISCOVERED)
+    await (await task).aclose()
+    task = opening(wire := FakeWire(), sweep)
+    for _ in range(2):
+        wire.say(id=(await wire.next())["id"], error=refusal)
+    with pytest.raises(HttpRefused):
+        await task
+    sweep.close()
+
+
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
