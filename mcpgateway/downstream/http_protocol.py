@@ -315,8 +315,8 @@ class HttpProtocol(asyncio.Protocol):
                 self.resume_reading()
 
     def write(self, *pieces: bytes) -> None:
-        """Send, unless the client has gone."""
-        if not self._transport.is_closing():
+        """Send, unless the client has gone or was refused."""
+        if not self._refused and not self._transport.is_closing():
             for piece in pieces:
                 self._transport.write(piece)
 

@@ -81,6 +81,7 @@ class Subscription:
         self.sessions: dict[str, UpstreamSession | None] = {}
         """By upstream: where its resources are subscribed to."""
         self._held: list[bytes] = []
+        self._over = False
         self._stream: EventStream | None = None
 
     def __repr__(self) -> str:
@@ -98,6 +99,8 @@ class Subscription:
         for message in self._held:
             stream.put(message)
         self._held.clear()
+        if self._over:
+            self.end()
 
     def list_changed(self, kind: str) -> None:
         if kind in self.kinds and self._stream is not None:
@@ -114,7 +117,8 @@ class Subscription:
             self._held.append(message)
 
     def end(self) -> None:
-        """End the stream with the request's result."""
+        """End the stream with the request's result; at once where it has not begun yet."""
+        self._over = True
         if self._stream is not None:
             meta = {SUBSCRIPTION_META: self.id, SERVER_INFO_META: Raw(GATEWAY_INFO)}
             result = msgspec.json.encode({"resultType": "complete", "_meta": meta})
@@ -190,8 +194,7 @@ class Listening:
         caller.streams.discard(subscription)
         for resource in tuple(subscription.resources):
             self._drop(resource, subscription, caller)
-            if not self._is_wanted(resource, caller):
-                runtime.spawn(self._unsubscribe(resource, subscription, caller), "unsubscribe from a resource")
+            runtime.spawn(self._unsubscribe(resource, subscription, caller), "unsubscribe from a resource")
         if not caller.streams:
             caller.listening = False
             self._announcer.conversations.discard(caller)
@@ -240,6 +243,7 @@ class Listening:
         subscription.sessions[upstream.slug] = binding.session
 
     async def _unsubscribe(self, resource: Resource, subscription: Subscription, caller: Caller) -> None:
+        """Unsubscribe from one resource, unless another stream wants it."""
         slug, own = resource
         upstream = caller.view.upstreams.get(slug)
         if upstream is None:

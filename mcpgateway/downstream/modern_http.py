@@ -169,17 +169,17 @@ class ModernHTTP:
                 call.params = call.params | request.answers
                 interaction = Interaction(call, request.capabilities)
                 interaction.start(_outcome(caller, call, handler, interaction))
-            return await self._round(request, caller, interaction, reply)
+            interaction.attach(reply, call.progress_token())
+            return await self._round(request, caller, interaction)
         except GatewayError as error:
             return modern_problem(error, request.id)
 
-    async def _round(self, request: Envelope, caller: Caller, interaction: Interaction, reply: ModernReply) -> Problem:
+    async def _round(self, request: Envelope, caller: Caller, interaction: Interaction) -> Problem:
         """The answer of a call that may ask: its questions, or how it ended."""
-        interaction.teller = reply
         try:
             over = await interaction.round()
         except BaseException:
-            interaction.teller = None
+            interaction.detach()
             interaction.end()
             raise
         if over:
@@ -204,6 +204,8 @@ class ModernHTTP:
 
     def _result(self, request: Envelope, caller: Caller, call: Call, result: bytes) -> bytes:
         answerer = call.answerer
+        if call.method == DISCOVER:
+            return generations.checked(call.method, result)
         if answerer is None:
             return generations.to_modern(call.method, result, self._identification(caller, call))
         if not revisions.is_modern(answerer.protocol_version):
@@ -215,7 +217,7 @@ class ModernHTTP:
     @staticmethod
     def _identification(caller: Caller, call: Call) -> bytes:
         """Who answers where the gateway does by itself: it, or the one server it stands for."""
-        if not caller.view.single or call.method == DISCOVER:
+        if not caller.view.single:
             return GATEWAY_INFO
         upstream = caller.view.only
         welcome = upstream.welcome_of(upstream.identity_of(caller.principal, call), modern=True)

@@ -12,11 +12,13 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
+import msgspec
 from msgspec import Raw
 
 from mcpgateway import runtime
 from mcpgateway.downstream.questions import Capabilities, Question, carried, lacking
 from mcpgateway.errors import InvalidParams, RpcError
+from mcpgateway.protocol import jsonrpc
 from mcpgateway.protocol.call import Call, Channel, cannot_ask
 from mcpgateway.protocol.jsonrpc import Params
 from mcpgateway.protocol.modern import ASKABLE
@@ -41,14 +43,15 @@ Outcome = bytes | Exception
 class Interaction:
     """One call that runs in a task of its own, and its open questions. A `Channel`.
 
-    `teller` is the reply to the request that waits for it now; between rounds there is none, and what the server says
-    meanwhile is lost.
+    Between rounds no request waits for it, and what the server says meanwhile is lost.
     """
 
     def __init__(self, call: Call, capabilities: bytes) -> None:
-        self.id = secrets.token_urlsafe(16)
+        self.id = ""
+        """Unguessable, once the call is parked for the first time."""
         self.call = call
-        self.teller: Channel | None = None
+        self._teller: Channel | None = None
+        self._token: Raw | None = None
         self.lacked: Capabilities | None = None
         """What the client would have had to declare for a question that was refused."""
         self.deadline = 0.0
@@ -79,9 +82,24 @@ class Interaction:
             raise RuntimeError("the call has not begun")
         return RpcError.of(-32603, "the call was given up") if self._task.cancelled() else self._task.result()
 
+    def attach(self, teller: Channel, token: Raw | None) -> None:
+        """A request waits for the call now, which is told of progress under `token`, if at all."""
+        self._teller = teller
+        self._token = token
+
+    def detach(self) -> None:
+        """It waits no more."""
+        self._teller = None
+
     def notify(self, method: str, params: bytes) -> None:
-        if self.teller is not None:
-            self.teller.notify(method, params)
+        if self._teller is None:
+            return
+        if method == "notifications/progress":
+            # The token that the server was given is that of the first request, which is over.
+            if self._token is None:
+                return
+            params = msgspec.json.encode(jsonrpc.object_of(params) | {"progressToken": self._token})
+        self._teller.notify(method, params)
 
     async def ask(self, method: str, params: bytes) -> bytes:
         """Wait for the client's answer. Raises RpcError where it cannot be asked, or does not come."""
@@ -175,8 +193,9 @@ class Parked:
         elif len(self._calls) >= self._limit:
             self._give_up_oldest(self._counts.most_common(1)[0][0])
         self._counts[user] += 1
+        interaction.id = interaction.id or secrets.token_urlsafe(16)
         self._calls[user, interaction.id] = interaction
-        interaction.teller = None
+        interaction.detach()
         interaction.deadline = self._sweep.now() + self._seconds
         interaction.on_expiry = partial(self._give_up, (user, interaction.id))
         self._sweep.watch(interaction)

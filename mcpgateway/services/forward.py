@@ -337,7 +337,8 @@ def _partition(policy: str, conversation: Conversation, conversation_key: str) -
     """What, beside the user, two calls must have in common to share a session."""
     if policy == "bound" and conversation.id:
         return f"bound:{conversation.id}"
-    if policy in ("bound", "principal"):
-        generation = ".modern" if revisions.is_modern(conversation.version) else ""
+    # A server that speaks both generations is spoken to in the client's: such sessions are not alike.
+    generation = ".modern" if revisions.is_modern(conversation.version) else ""
+    if policy in OF_ONE_STATE:
         return f"principal{generation}{conversation_key}"
-    return policy
+    return policy + generation

@@ -120,7 +120,7 @@ class _Watch:
         self._catalog = catalog
         self._announcer = announcer
         self._check_seconds = check_seconds
-        self._conversation = gateway_conversation(revisions.NEWEST_LEGACY)
+        self._conversation = gateway_conversation(revisions.NEWEST_MODERN)
         self._conversation.listening = True
         self._session: UpstreamSession | None = None
 

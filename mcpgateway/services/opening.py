@@ -53,7 +53,7 @@ class Opening:
             raise RuntimeError("an opening belongs to a binding")
         credential = binding.credential
         began = self._now()
-        session = await self._opener.open(upstream.target, hello_of(conversation), credential.lines)
+        session = await self._opener.open(upstream.target, hello_of(conversation, credential.identity), credential.lines)
         upstream.handshake_ms = (self._now() - began) * 1000
         transport = self._opener.transport_of(upstream.target)
         modern = revisions.is_modern(conversation.version)
@@ -89,10 +89,10 @@ class Opening:
         return steps
 
 
-def hello_of(conversation: Conversation) -> Hello:
-    """What an upstream is told of the client when a session is opened for it."""
+def hello_of(conversation: Conversation, identity: str) -> Hello:
+    """What an upstream is told of the client when a session is opened for it, shown as `identity`."""
     capabilities = jsonrpc.object_of(conversation.capabilities)
     carried = {name: value for name, value in capabilities.items() if name not in NOT_FOR_UPSTREAM}
     info = conversation.client_info
     modern = revisions.is_modern(conversation.version)
-    return Hello(msgspec.json.encode(carried), info if info != b"{}" else GATEWAY_INFO, modern)
+    return Hello(msgspec.json.encode(carried), info if info != b"{}" else GATEWAY_INFO, modern, identity)

@@ -129,13 +129,13 @@ class Exchange:
         self._ended = True
         self._sweep.forget(self)
         connection, self._connection = self._connection, None
+        if self.streaming and self._paused and connection is not None:
+            connection.resume()
         if self.streaming and self.whole:
             self._unwrap()
         if not self.streaming:
             self.body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
             self._body.clear()
-        elif connection is not None and self._paused:
-            connection.resume()
         self._resolve()
         self._wake()
 

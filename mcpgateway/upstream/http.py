@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import Protocol
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 from mcpgateway.protocol.call import HeaderBlock
 
@@ -55,3 +55,16 @@ def path_of(url: str) -> bytes:
     parts = urlsplit(url)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return quote(target, safe="!$%&'()*+,/:;=?@[]~-._").encode("ascii")
+
+
+def same_origin_redirect(url: str, response: Response) -> bytes | None:
+    """Where a 307 or 308 points, if it stays on the origin (a missing slash, mostly). Others are not followed."""
+    location = response.headers.get(b"location")
+    if response.status not in (307, 308) or location is None:
+        return None
+    try:
+        there = urljoin(url, location.decode("latin-1"))
+        same = urlsplit(there)[:2] == urlsplit(url)[:2]
+    except ValueError:
+        return None
+    return path_of(there) if same else None

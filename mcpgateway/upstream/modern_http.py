@@ -9,7 +9,6 @@ import itertools
 import logging
 import math
 from collections.abc import Callable, Sequence
-from urllib.parse import urljoin, urlsplit
 
 from msgspec import Raw
 
@@ -30,7 +29,7 @@ from mcpgateway.runtime import Sweep
 from mcpgateway.upstream.base import Hello, Target, Welcome, answer_of, decode_message, with_token
 from mcpgateway.upstream.discovery import UNSUPPORTED_VERSION, discovery_in, wants_another_try
 from mcpgateway.upstream.events import first_of
-from mcpgateway.upstream.http import HttpClient, Response, path_of
+from mcpgateway.upstream.http import HttpClient, Response, path_of, same_origin_redirect
 from mcpgateway.upstream.listening import Heard, Listening, Member, tell
 from mcpgateway.upstream.modern import DISCOVER, LISTEN, Introduced, ModernSession
 from mcpgateway.upstream.refusal import LOST, refusal
@@ -358,19 +357,6 @@ def _is_legacy(status: int, error: GatewayError) -> bool:
         asks_for_session = error.code in (-32000, -32600) and LOST.search(error.error.decode("utf-8", "replace")) is not None
         return error.code == UNSUPPORTED_VERSION or (status == 400 and asks_for_session)
     return isinstance(error, HttpRefused) and status in (404, 405)
-
-
-def same_origin_redirect(url: str, response: Response) -> bytes | None:
-    """Where a 307 or 308 points, if it stays on the origin (a missing slash, mostly). Others are not followed."""
-    location = response.headers.get(b"location")
-    if response.status not in (307, 308) or location is None:
-        return None
-    try:
-        there = urljoin(url, location.decode("latin-1"))
-        same = urlsplit(there)[:2] == urlsplit(url)[:2]
-    except ValueError:
-        return None
-    return path_of(there) if same else None
 
 
 def _nothing() -> None:

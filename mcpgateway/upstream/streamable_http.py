@@ -9,7 +9,6 @@ import asyncio
 import itertools
 import logging
 import math
-from urllib.parse import urljoin, urlsplit
 
 from msgspec import Raw
 
@@ -20,7 +19,7 @@ from mcpgateway.protocol.call import Call, Channel, HeaderBlock
 from mcpgateway.upstream.answering import LONGEST_PAUSE_SECONDS, Answer, Position, Questions, announce, nothing
 from mcpgateway.upstream.base import Hello, Listener, Target, Welcome, answer_of, decode_message, outgoing
 from mcpgateway.upstream.events import first_of
-from mcpgateway.upstream.http import HttpClient, Response, path_of
+from mcpgateway.upstream.http import HttpClient, Response, path_of, same_origin_redirect
 from mcpgateway.upstream.refusal import refusal
 
 _log = logging.getLogger("mcpgateway.upstream")
@@ -209,7 +208,7 @@ async def open_streamable_http(target: Target, http: HttpClient, hello: Hello, h
     id = next(_ids)
     body = jsonrpc.request_raw(id, "initialize", hello.params())
     response = await http.send(b"POST", path, POST_HEADERS + headers, body, target.open_timeout_seconds)
-    moved = _same_origin_redirect(target.url, response)
+    moved = same_origin_redirect(target.url, response)
     if moved is not None:
         response.close()
         path = moved
@@ -270,16 +269,3 @@ def _session_id(response: Response) -> bytes | None:
     """The session's id, if it is one that may be sent back (visible ASCII)."""
     id = response.headers.get(b"mcp-session-id")
     return id if id and len(id) <= 1024 and all(0x21 <= byte <= 0x7E for byte in id) else None
-
-
-def _same_origin_redirect(url: str, response: Response) -> bytes | None:
-    """Where a 307 or 308 points, if it stays on the origin (a missing slash, mostly). Others are not followed."""
-    location = response.headers.get(b"location")
-    if response.status not in (307, 308) or location is None:
-        return None
-    try:
-        there = urljoin(url, location.decode("latin-1"))
-        same = urlsplit(there)[:2] == urlsplit(url)[:2]
-    except ValueError:
-        return None
-    return path_of(there) if same else None

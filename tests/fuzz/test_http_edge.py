@@ -96,7 +96,8 @@ TOKENS = [
 class Fuzzing:
     """A gateway that lives in a loop of its own between examples, and a client with a session."""
 
-    def __init__(self) -> None:
+    def __init__(self, http_protocol: str) -> None:
+        self._http_protocol = http_protocol
         self._runner = asyncio.Runner()
         self._stack = contextlib.AsyncExitStack()
         self._gateway: RunningGateway
@@ -115,7 +116,11 @@ class Fuzzing:
         self._stack.push_async_callback(stub.aclose)
         document = {
             "mcpServers": {"up": {"url": stub.url, "timeout_seconds": 600}},
-            "gateway": {"limits": {"body_bytes": 20_000, "header_bytes": 8_000}, "health_check_interval_seconds": 600},
+            "gateway": {
+                "limits": {"body_bytes": 20_000, "header_bytes": 8_000},
+                "health_check_interval_seconds": 600,
+                "http_protocol": self._http_protocol,
+            },
         }
         self._gateway = await self._stack.enter_async_context(serving(document))
         self._wire = await self._stack.enter_async_context(Wire(self._gateway.url))
@@ -224,9 +229,9 @@ class Errors(logging.Handler):
         self.lines.append(self.format(record))
 
 
-@pytest.fixture(scope="module")
-def fuzzing() -> Iterator[Fuzzing]:
-    fuzzing = Fuzzing()
+@pytest.fixture(scope="module", params=["own", "uvicorn"])
+def fuzzing(request: pytest.FixtureRequest) -> Iterator[Fuzzing]:
+    fuzzing = Fuzzing(request.param)
     fuzzing.start()
     yield fuzzing
     fuzzing.stop()

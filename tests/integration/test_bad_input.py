@@ -23,22 +23,30 @@ HEADER_BYTES = 8_000
 DEPTH = 20
 
 
-@pytest.fixture
-async def stub() -> AsyncIterator[Stub]:
-    """The recording stub, in the loop of the test."""
-    server = Stub()
+class Upstream(Stub):
+    """The recording stub, and which HTTP protocol class the gateway in front of it has."""
+
+    http_protocol = ""
+
+
+@pytest.fixture(params=["own", "uvicorn"])
+async def stub(request: pytest.FixtureRequest) -> AsyncIterator[Upstream]:
+    """The stub, in the loop of the test: all that is said here holds for both classes."""
+    server = Upstream()
+    server.http_protocol = request.param
     await server.start()
     yield server
     await server.aclose()
 
 
-def one(stub: Stub, **limits: object) -> dict[str, Any]:
+def one(stub: Upstream, **limits: object) -> dict[str, Any]:
     small = {"body_bytes": BODY_BYTES, "header_bytes": HEADER_BYTES, "json_depth": DEPTH}
-    return {"mcpServers": {"up": {"url": stub.url}}, "gateway": {"limits": small | limits}}
+    settings = {"limits": small | limits, "http_protocol": stub.http_protocol}
+    return {"mcpServers": {"up": {"url": stub.url}}, "gateway": settings}
 
 
 @contextlib.asynccontextmanager
-async def leaving_nothing(stub: Stub, **limits: object) -> AsyncIterator[tuple[RunningGateway, Wire]]:
+async def leaving_nothing(stub: Upstream, **limits: object) -> AsyncIterator[tuple[RunningGateway, Wire]]:
     """A gateway and a client with a session. In the end no call, task, lease or deadline is left of what a test did."""
     async with serving(one(stub, **limits)) as gateway, Wire(gateway.url) as wire:
         await wire.initialize()
@@ -184,7 +192,7 @@ BODIES: list[tuple[str, object, int, int]] = [
 ]
 
 
-async def test_each_bad_body_gets_its_own_status_and_code(stub: Stub) -> None:
+async def test_each_bad_body_gets_its_own_status_and_code(stub: Upstream) -> None:
     async with leaving_nothing(stub) as (gateway, wire):
         sessions = len(gateway.gateway.sessions)
         for what, body, status, code in BODIES:
@@ -197,7 +205,7 @@ async def test_each_bad_body_gets_its_own_status_and_code(stub: Stub) -> None:
         assert {entry["rpc"] for entry in stub.seen.requests if entry["rpc"] == "resources/subscribe"} == set()
 
 
-async def test_a_body_that_is_no_json_takes_no_longer_than_one_that_is(stub: Stub) -> None:
+async def test_a_body_that_is_no_json_takes_no_longer_than_one_that_is(stub: Upstream) -> None:
     # Looked through for brackets by a pattern that begins anew at each quote, this takes minutes.
     quotes = 80_000
     async with leaving_nothing(stub, body_bytes=4 * 1024 * 1024) as (_, wire), asyncio.timeout(20):
@@ -205,19 +213,19 @@ async def test_a_body_that_is_no_json_takes_no_longer_than_one_that_is(stub: Stu
             assert code_of(await wire.post(body)) == -32700
 
 
-async def test_a_big_string_before_brackets_is_no_trouble(stub: Stub) -> None:
+async def test_a_big_string_before_brackets_is_no_trouble(stub: Upstream) -> None:
     async with leaving_nothing(stub, body_bytes=4 * 1024 * 1024) as (_, wire):
         arguments = {"text": '"[' * 1_000_000, "more": [[] for _ in range(200)]}
         assert len((await wire.call("up__echo", arguments))["result"]["content"][0]["text"]) == 2_000_000
 
 
-async def test_an_id_comes_back_as_it_was(stub: Stub) -> None:
+async def test_an_id_comes_back_as_it_was(stub: Upstream) -> None:
     async with leaving_nothing(stub) as (_, wire):
         for id in ("a", "", 0, -5, 2**53, 10**30, "\u2028😀"):
             assert (await wire.post(asks("ping", id))).message == {"jsonrpc": "2.0", "id": id, "result": {}}
 
 
-async def test_an_id_that_is_in_flight_is_refused_and_the_first_call_goes_on(stub: Stub) -> None:
+async def test_an_id_that_is_in_flight_is_refused_and_the_first_call_goes_on(stub: Upstream) -> None:
     async with leaving_nothing(stub) as (gateway, wire):
         slow = asks("tools/call", name="up__slow", arguments={"ms": 300})
         first = asyncio.create_task(wire.post(slow))
@@ -228,7 +236,7 @@ async def test_an_id_that_is_in_flight_is_refused_and_the_first_call_goes_on(stu
         assert "result" in (await wire.post(slow)).message
 
 
-async def test_a_cancellation_of_anything_at_all_is_taken(stub: Stub) -> None:
+async def test_a_cancellation_of_anything_at_all_is_taken(stub: Upstream) -> None:
     async with leaving_nothing(stub) as (_, wire):
         for id in (b"null", b"5", b'"x"', b"{}", b"[1]", b"1.5", rb'"\ud800"', b"1e999", b"true"):
             said = b'{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":%b}}' % id
@@ -256,7 +264,7 @@ HEADERS: list[tuple[str, dict[str, str | None], int, int]] = [
 ]
 
 
-async def test_each_bad_header_gets_its_own_status_and_code(stub: Stub) -> None:
+async def test_each_bad_header_gets_its_own_status_and_code(stub: Upstream) -> None:
     async with leaving_nothing(stub) as (_, wire):
         for what, headers, status, code in HEADERS:
             reply = await wire.post(asks(), headers)
@@ -265,14 +273,14 @@ async def test_each_bad_header_gets_its_own_status_and_code(stub: Stub) -> None:
         assert "2025-11-25" in unspoken.message["error"]["data"]["supported"]
 
 
-async def test_accept_may_say_it_in_other_words(stub: Stub) -> None:
+async def test_accept_may_say_it_in_other_words(stub: Upstream) -> None:
     async with leaving_nothing(stub) as (_, wire):
         for accept in ("*/*", "application/*, text/*", "text/event-stream;q=1, application/json;q=0.1"):
             headers = {"accept": accept, "content-type": "Application/JSON; charset=utf-8"}
             assert (await wire.post(asks(), headers)).message["result"] == {}
 
 
-async def test_a_session_that_was_ended_is_unknown(stub: Stub) -> None:
+async def test_a_session_that_was_ended_is_unknown(stub: Upstream) -> None:
     async with serving(one(stub)) as gateway, Wire(gateway.url) as wire:
         await wire.initialize()
         assert await wire.delete({"mcp-session-id": "0" * 32}) == 404
@@ -283,14 +291,14 @@ async def test_a_session_that_was_ended_is_unknown(stub: Stub) -> None:
         assert len(gateway.gateway.sessions) == 0
 
 
-async def test_a_session_of_another_endpoint_is_unknown(stub: Stub) -> None:
+async def test_a_session_of_another_endpoint_is_unknown(stub: Upstream) -> None:
     async with serving(one(stub)) as gateway, Wire(gateway.url) as wire, Wire(gateway.server("up")) as other:
         await wire.initialize()
         other.session = wire.session
         assert (await other.post(asks())).status == 404
 
 
-async def test_batches_work_in_the_one_revision_that_has_them(stub: Stub) -> None:
+async def test_batches_work_in_the_one_revision_that_has_them(stub: Upstream) -> None:
     async with leaving_nothing(stub, body_bytes=100_000) as (gateway, _), Wire(gateway.url) as wire:
         await wire.initialize(revision="2025-03-26")
         said = {"jsonrpc": "2.0", "method": "notifications/whatever"}
@@ -309,14 +317,14 @@ async def test_batches_work_in_the_one_revision_that_has_them(stub: Stub) -> Non
         await wire.delete()
 
 
-async def test_a_request_without_a_session_is_told_so_even_in_a_batch(stub: Stub) -> None:
+async def test_a_request_without_a_session_is_told_so_even_in_a_batch(stub: Upstream) -> None:
     async with leaving_nothing(stub) as (gateway, _), Wire(gateway.url) as wire:
         assert (await wire.post([asks()])).status == 400
         wire.session = "unknown"
         assert (await wire.post([asks()])).status == 404
 
 
-async def test_other_methods_are_not_allowed(stub: Stub) -> None:
+async def test_other_methods_are_not_allowed(stub: Upstream) -> None:
     async with leaving_nothing(stub) as (gateway, _), Line.to(gateway) as line:
         for method in ("PUT", "PATCH", "OPTIONS", "HEAD", "TRACE"):
             await line.say(f"{method} /mcp HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
@@ -327,14 +335,14 @@ async def test_other_methods_are_not_allowed(stub: Stub) -> None:
         assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD")
 
 
-async def test_the_head_of_a_page_has_no_body(stub: Stub) -> None:
+async def test_the_head_of_a_page_has_no_body(stub: Upstream) -> None:
     async with leaving_nothing(stub) as (gateway, _), Line.to(gateway) as line:
         await line.say(b"HEAD /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert (await line.answer()).status == 200
         assert (await line.answer()).status == 404
 
 
-async def test_a_stream_needs_an_accept_and_a_session(stub: Stub) -> None:
+async def test_a_stream_needs_an_accept_and_a_session(stub: Upstream) -> None:
     async with leaving_nothing(stub) as (gateway, wire), Line.to(gateway) as line:
         get = "GET /mcp HTTP/1.1\r\nHost: localhost\r\n"
         await line.say(f"{get}Accept: application/json\r\nMcp-Session-Id: {wire.session}\r\n\r\n".encode())
@@ -345,7 +353,7 @@ async def test_a_stream_needs_an_accept_and_a_session(stub: Stub) -> None:
         assert (await line.answer()).status == 404
 
 
-async def test_a_body_that_declares_too_much_is_refused_and_the_answer_arrives(stub: Stub) -> None:
+async def test_a_body_that_declares_too_much_is_refused_and_the_answer_arrives(stub: Upstream) -> None:
     async with leaving_nothing(stub) as (gateway, wire):
         async with Line.to(gateway) as line:
             await line.say(post(wire, b"x" * 3_000_000))
@@ -359,7 +367,7 @@ async def test_a_body_that_declares_too_much_is_refused_and_the_answer_arrives(s
             assert (await line.answer()).status == 400
 
 
-async def test_a_body_that_declares_nothing_is_refused_once_it_is_too_large(stub: Stub) -> None:
+async def test_a_body_that_declares_nothing_is_refused_once_it_is_too_large(stub: Upstream) -> None:
     async with leaving_nothing(stub) as (gateway, wire), Line.to(gateway) as line:
         await line.say(post(wire, None, "Transfer-Encoding: chunked"))
         for _ in range(BODY_BYTES // 1000 + 5):
@@ -369,7 +377,7 @@ async def test_a_body_that_declares_nothing_is_refused_once_it_is_too_large(stub
         assert (answer.status, answer.code) == (413, -32600)
 
 
-async def test_a_client_that_leaves_in_the_middle_of_its_body_leaves_nothing(stub: Stub) -> None:
+async def test_a_client_that_leaves_in_the_middle_of_its_body_leaves_nothing(stub: Upstream) -> None:
     async with leaving_nothing(stub) as (gateway, wire):
         for body in (b"", PING[:10], b"x" * BODY_BYTES * 2):
             async with Line.to(gateway) as line:
@@ -378,7 +386,7 @@ async def test_a_client_that_leaves_in_the_middle_of_its_body_leaves_nothing(stu
             await line.say(post(wire, b"5\r\nhello\r\n", "Transfer-Encoding: chunked"))
 
 
-async def test_expect_continue_is_answered_before_the_body(stub: Stub) -> None:
+async def test_expect_continue_is_answered_before_the_body(stub: Upstream) -> None:
     async with leaving_nothing(stub) as (gateway, wire), Line.to(gateway) as line:
         await line.say(post(wire, None, "Expect: 100-continue", length=len(PING)))
         assert (await line.answer()).status == 100
@@ -386,14 +394,14 @@ async def test_expect_continue_is_answered_before_the_body(stub: Stub) -> None:
         assert json.loads((await line.answer()).body)["result"] == {}
 
 
-async def test_pipelined_requests_are_answered_in_order(stub: Stub) -> None:
+async def test_pipelined_requests_are_answered_in_order(stub: Upstream) -> None:
     async with leaving_nothing(stub) as (gateway, wire), Line.to(gateway) as line:
         bodies = [json.dumps(asks("tools/call", id, name="up__echo", arguments={"text": str(id)})).encode() for id in range(5)]
         await line.say(b"".join(post(wire, body) for body in bodies))
         assert [json.loads((await line.answer()).body)["id"] for _ in bodies] == [0, 1, 2, 3, 4]
 
 
-async def test_a_client_of_http_1_0_is_answered_and_its_connection_closed(stub: Stub) -> None:
+async def test_a_client_of_http_1_0_is_answered_and_its_connection_closed(stub: Upstream) -> None:
     async with leaving_nothing(stub) as (gateway, wire), Line.to(gateway) as line:
         await line.say(post(wire, PING, version="1.0"))
         answer = await line.answer()
@@ -401,7 +409,7 @@ async def test_a_client_of_http_1_0_is_answered_and_its_connection_closed(stub: 
         assert await line.rest() == b""
 
 
-async def test_a_client_that_offers_another_protocol_with_each_request_is_served(stub: Stub) -> None:
+async def test_a_client_that_offers_another_protocol_with_each_request_is_served(stub: Upstream) -> None:
     async with leaving_nothing(stub) as (gateway, wire), Line.to(gateway) as line:
         offer = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__")
         for _ in range(3):
@@ -423,7 +431,7 @@ NO_HTTP = [
 ]
 
 
-async def test_what_is_no_http_gets_a_400_and_a_closed_connection(stub: Stub) -> None:
+async def test_what_is_no_http_gets_a_400_and_a_closed_connection(stub: Upstream) -> None:
     async with leaving_nothing(stub) as (gateway, _):
         for said in NO_HTTP:
             async with Line.to(gateway) as line:
@@ -448,7 +456,7 @@ BOMBS = [
 ]
 
 
-async def test_header_bombs_are_refused(stub: Stub) -> None:
+async def test_header_bombs_are_refused(stub: Upstream) -> None:
     async with leaving_nothing(stub) as (gateway, _):
         for what, bomb in BOMBS:
             async with Line.to(gateway) as line:
@@ -458,7 +466,7 @@ async def test_header_bombs_are_refused(stub: Stub) -> None:
                 assert await line.rest() == b""
 
 
-async def test_a_header_bomb_with_a_body_behind_it_is_answered_once(stub: Stub, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_header_bomb_with_a_body_behind_it_is_answered_once(stub: Upstream, caplog: pytest.LogCaptureFixture) -> None:
     async with leaving_nothing(stub) as (gateway, wire), Line.to(gateway) as line:
         await line.say(post(wire, PING, "X: " + "y" * HEADER_BYTES) + b"and then rubbish\r\n\r\n")
         assert (await line.answer()).status == 431
@@ -466,7 +474,7 @@ async def test_a_header_bomb_with_a_body_behind_it_is_answered_once(stub: Stub, 
     assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
 
 
-async def test_trailers_are_no_headers(stub: Stub) -> None:
+async def test_trailers_are_no_headers(stub: Upstream) -> None:
     async with leaving_nothing(stub) as (gateway, wire), Line.to(gateway) as line:
         body = b"%x\r\n%b\r\n0\r\nMcp-Session-Id: %b\r\n\r\n" % (len(PING), PING, str(wire.session).encode())
         await line.say(post(None, body, "Transfer-Encoding: chunked"))
@@ -495,7 +503,7 @@ def own_time(gateway: RunningGateway) -> Iterator[Time]:
         gateway.gateway.sweep.now = real
 
 
-async def test_a_head_that_takes_too_long_is_refused(stub: Stub) -> None:
+async def test_a_head_that_takes_too_long_is_refused(stub: Upstream) -> None:
     async with leaving_nothing(stub) as (gateway, _):
         with own_time(gateway) as time:
             async with Line.to(gateway) as line:
@@ -510,7 +518,7 @@ async def test_a_head_that_takes_too_long_is_refused(stub: Stub) -> None:
                 assert await line.rest() == b""
 
 
-async def test_a_body_that_takes_too_long_is_refused(stub: Stub) -> None:
+async def test_a_body_that_takes_too_long_is_refused(stub: Upstream) -> None:
     async with leaving_nothing(stub) as (gateway, wire):
         with own_time(gateway) as time:
             async with Line.to(gateway) as line:
@@ -525,7 +533,7 @@ async def test_a_body_that_takes_too_long_is_refused(stub: Stub) -> None:
                 assert await line.rest() == b""
 
 
-async def test_a_connection_on_which_nothing_comes_is_closed(stub: Stub) -> None:
+async def test_a_connection_on_which_nothing_comes_is_closed(stub: Upstream) -> None:
     async with leaving_nothing(stub) as (gateway, _):
         with own_time(gateway) as time:
             async with Line.to(gateway) as line:
@@ -534,7 +542,7 @@ async def test_a_connection_on_which_nothing_comes_is_closed(stub: Stub) -> None
                 assert await line.rest() == b""
 
 
-async def test_who_was_refused_and_stays_is_cut_off(stub: Stub) -> None:
+async def test_who_was_refused_and_stays_is_cut_off(stub: Upstream) -> None:
     async with leaving_nothing(stub) as (gateway, _):
         with own_time(gateway) as time:
             async with Line.to(gateway) as line:
@@ -546,7 +554,7 @@ async def test_who_was_refused_and_stays_is_cut_off(stub: Stub) -> None:
                 await gateway.until(lambda: not any("refused" in repr(entry) for entry in gateway.gateway.sweep._watched))
 
 
-async def test_what_waits_behind_a_long_call_is_not_late(stub: Stub) -> None:
+async def test_what_waits_behind_a_long_call_is_not_late(stub: Upstream) -> None:
     async with leaving_nothing(stub, request_read_seconds=5) as (gateway, wire):
         with own_time(gateway) as time:
             async with Line.to(gateway) as line:
@@ -574,7 +582,7 @@ def deaf(gateway: RunningGateway) -> socket.socket:
     return line
 
 
-async def test_a_client_that_does_not_read_its_big_result_is_cut_off(stub: Stub) -> None:
+async def test_a_client_that_does_not_read_its_big_result_is_cut_off(stub: Upstream) -> None:
     stub.orders.raw_result = json.dumps({"content": [], "x": "y" * 20_000_000})
     async with leaving_nothing(stub) as (gateway, wire):
         with own_time(gateway) as time, contextlib.closing(deaf(gateway)) as line:
@@ -587,7 +595,7 @@ async def test_a_client_that_does_not_read_its_big_result_is_cut_off(stub: Stub)
         stub.orders.raw_result = None
 
 
-async def test_a_client_that_does_not_read_its_stream_is_cut_off_and_holds_up_nobody(stub: Stub) -> None:
+async def test_a_client_that_does_not_read_its_stream_is_cut_off_and_holds_up_nobody(stub: Upstream) -> None:
     async with leaving_nothing(stub) as (gateway, wire):
         session = gateway.gateway.sessions.all()[0]
         with own_time(gateway) as time, contextlib.closing(deaf(gateway)) as line:
@@ -624,7 +632,7 @@ def stalled(gateway: RunningGateway) -> int:
     return sum(type(entry).__name__ == "Stalled" for entry in gateway.gateway.sweep._watched)
 
 
-async def test_a_stream_behind_which_something_was_pipelined_ends_with_its_client(stub: Stub) -> None:
+async def test_a_stream_behind_which_something_was_pipelined_ends_with_its_client(stub: Upstream) -> None:
     async with leaving_nothing(stub) as (gateway, wire):
         session = gateway.gateway.sessions.all()[0]
         async with Line.to(gateway) as line:
@@ -633,7 +641,7 @@ async def test_a_stream_behind_which_something_was_pipelined_ends_with_its_clien
         await gateway.until(lambda: session.stream is None)
 
 
-async def test_what_is_no_http_breaks_off_a_stream_instead_of_being_answered_in_it(stub: Stub) -> None:
+async def test_what_is_no_http_breaks_off_a_stream_instead_of_being_answered_in_it(stub: Upstream) -> None:
     async with leaving_nothing(stub) as (gateway, wire):
         session = gateway.gateway.sessions.all()[0]
         async with Line.to(gateway) as line:
@@ -645,7 +653,7 @@ async def test_what_is_no_http_breaks_off_a_stream_instead_of_being_answered_in_
             await gateway.until(lambda: session.stream is None)
 
 
-async def test_bad_input_is_counted_and_never_a_500(stub: Stub) -> None:
+async def test_bad_input_is_counted_and_never_a_500(stub: Upstream) -> None:
     async with leaving_nothing(stub) as (gateway, wire):
         await wire.post(b"{")
         await wire.post(asks(), {"mcp-session-id": "unknown"})

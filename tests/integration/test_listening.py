@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from mcpgateway import runtime
 from mcpgateway.downstream.listen import BEAT_SECONDS
 from tests.clients.modern_wire import SERVER_INFO, SUBSCRIPTION, ModernWire
 from tests.clients.wire import Message, Wire
@@ -78,6 +79,17 @@ async def test_a_stream_begins_with_what_is_honoured_and_every_message_names_it(
             say_updated(stub, "note://1")
             update = await anext(stream)
             assert update["method"] == UPDATED and update["params"] == {"uri": "note://1", "_meta": {SUBSCRIPTION: id}}
+
+
+async def test_a_session_that_is_open_already_is_heard_from_then_on(stub: AskingStub) -> None:
+    async with serving(one(stub.url)) as gateway, client_of(gateway) as wire, asyncio.timeout(20):
+        await wire.call("counter")
+        async with wire.listening(resourceSubscriptions=["note://1"]) as stream:
+            await acknowledged(stream)
+            await heard_by(gateway, stub)
+            say_updated(stub, "note://1")
+            assert (await anext(stream))["method"] == UPDATED
+            assert stub.seen.initializes == 2  # the gateway's own, and one for all that this principal does
 
 
 async def test_only_what_was_asked_for_is_heard(stub: AskingStub) -> None:
@@ -159,9 +171,11 @@ async def test_a_session_that_was_lost_is_subscribed_in_again_and_the_client_tol
                 before = len(stub.of("ping"))
                 time.passes(BEAT_SECONDS)  # nothing was lost meanwhile, so nothing is said
                 await gateway.until(lambda: len(stub.of("ping")) > before)
+                await gateway.until(lambda: "look after subscriptions" not in runtime.running_tasks())
             await heard_by(gateway, stub)
-            say_updated(stub, "note://1")
-            assert (await anext(stream))["params"]["uri"] == "note://1"
+            said = {"uri": "note://1", "by": "the server"}
+            stub.do({"notify": {"jsonrpc": "2.0", "method": UPDATED, "params": said}})
+            assert (await anext(stream))["params"]["by"] == "the server"
 
 
 async def test_a_gateway_that_drains_ends_the_stream_with_its_result(stub: AskingStub) -> None:

@@ -26,6 +26,7 @@ from tests.fakes.process import PROJECT, Server
 from tests.fakes.programs import fastmcp_1x_command
 from tests.fakes.until import until
 from tests.integration.battery import FASTMCP, Target, run_in_one_session
+from tests.servers.http11 import Request
 from tests.servers.talking_stub import TalkingStub, talk, text_of
 
 
@@ -247,6 +248,25 @@ async def test_both_generations_are_spoken_on_one_pipe(stub: TalkingStub) -> Non
         wrong = modern("tools/call", "w", name="echo")
         wrong["params"]["_meta"]["io.modelcontextprotocol/protocolVersion"] = "2027-01-01"
         assert (await desk.ask(wrong))["error"]["code"] == -32022
+
+
+class Mirroring(TalkingStub):
+    """A server with a tool whose argument is repeated in a header, where there are headers."""
+
+    async def _result(self, request: Request, message: Message) -> str | None:
+        if message["method"] != "tools/list":
+            return await super()._result(request, message)
+        schema = {"type": "object", "properties": {"text": {"type": "string", "x-mcp-header": "Text"}}}
+        return json.dumps({"tools": [{"name": "echo", "inputSchema": schema}]})
+
+
+async def test_a_modern_call_on_a_pipe_repeats_no_argument_in_a_header() -> None:
+    stub = Mirroring()
+    await stub.start()
+    async with desk_of(one(stub.url)) as desk:
+        answer = await desk.ask(modern("tools/call", 1, name="echo", arguments={"text": "x"}))
+        assert text_of(answer) == "x"
+    await stub.aclose()
 
 
 async def test_a_modern_call_is_told_of_and_cancelled_on_the_pipe(stub: TalkingStub) -> None:

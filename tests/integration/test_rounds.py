@@ -259,6 +259,7 @@ async def test_a_gateway_that_drains_waits_for_calls_that_wait_and_lets_their_an
             gateway.gateway.drain()
             draining = asyncio.create_task(gateway.gateway.quiet())
             assert (await wire.post(wire.request_message("tools/list"))).status == 503
+            assert not draining.done()
             (key,) = questions_of(asked)
             assert told_of(await wire.again("tools/call", call, asked, {key: YES})) == [YES]
             await draining

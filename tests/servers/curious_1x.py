@@ -1,6 +1,6 @@
 """A server on the SDK's 1.x line that asks its callers: what `curious_2x.py` asks, as servers with sessions do it.
 
-    python -m tests.servers.curious_1x
+python -m tests.servers.curious_1x
 """
 
 # mypy: ignore-errors

@@ -72,4 +72,4 @@ def text(content: Json) -> Json:
 
 if __name__ == "__main__":
     server: Server[Any] = Server("curious-2x", version="1", on_list_tools=on_list_tools, on_call_tool=on_call_tool)
-    serve(server.streamable_http_app())
+    serve(server.streamable_http_app(), only="2026-07-28")

@@ -21,6 +21,7 @@ from mcpgateway.downstream.door import Door
 from mcpgateway.downstream.endpoint import Endpoint
 from mcpgateway.downstream.exchange import DISCARDED_BYTES
 from mcpgateway.downstream.rate_limit import NoRateLimit
+from mcpgateway.errors import StateLost
 from mcpgateway.protocol.call import Channel
 from tests.unit.downstream.asgi import MCP_HEADERS, Exchange, ask, scope
 
@@ -165,6 +166,26 @@ async def test_a_fault_anywhere_else_is_an_answer_too(caplog: pytest.LogCaptureF
         assert (exchange.status, message["error"]["code"]) == (500, -32603)
         assert message["error"]["data"]["requestId"] == "r-18" and b"secret" not in exchange.body
         assert len(caplog.records) == 1 and caplog.records[0].exc_info is not None
+
+
+class LosingDispatch:
+    """A dispatch whose handlers find that the session's state is lost."""
+
+    def handler(self, method: str) -> Handler:
+        async def lose(*_: object) -> bytes:
+            raise StateLost("it is gone")
+
+        return lose
+
+
+async def test_a_call_that_ends_its_session_does_not_cancel_itself() -> None:
+    async with gateway_of() as gateway:
+        session = await session_of(gateway)
+        gateway.conversing._dispatch = LosingDispatch()  # type: ignore[assignment]
+        exchange = await ask(gateway.asgi, PING, session)
+        task = asyncio.current_task()
+        assert task is not None and task.cancelling() == 0
+        assert exchange.status == 404 and len(gateway.sessions) == 0
 
 
 class HangingDispatch:

@@ -23,6 +23,7 @@ from mcpgateway.errors import InvalidRequest
 from mcpgateway.runtime import Sweep
 from mcpgateway.services.views import View
 from tests.fakes.clock import FakeClock
+from tests.fakes.until import until
 from tests.unit.downstream.asgi import Exchange
 
 LARGE = b'"%b"' % (b"x" * 1024 * 1024)
@@ -78,6 +79,8 @@ async def test_what_was_sent_is_sent_again_on_the_next_response_from_where_the_c
     second = rig.carried(stream, after=1)
     stream.put(b"4")
     assert await second.until_messages(3) == [2, 3, 4]
+    await until(lambda: first.complete)
+    assert len(first.messages) == 3
     ids = [line for line in second.body.decode().splitlines() if line.startswith("id: ")]
     assert ids == [f"id: {stream.name}-{number}" for number in (1, 2, 3, 4)]
     stream.end()

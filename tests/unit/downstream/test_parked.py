@@ -12,7 +12,6 @@ import pytest
 from mcpgateway import runtime
 from mcpgateway.downstream.parked import GRACE_SECONDS, PARKED_SECONDS, Interaction, Outcome, Parked
 from mcpgateway.errors import InvalidParams, RpcError
-from mcpgateway.protocol.call import Channel
 from mcpgateway.protocol.jsonrpc import raw
 from mcpgateway.runtime import Sweep
 from tests.fakes.clock import FakeClock
@@ -169,14 +168,25 @@ async def test_c5_a_parked_call_is_found_by_its_owner_alone_and_once(rig: Rig) -
 
 
 async def test_what_a_server_says_between_rounds_is_told_to_nobody(rig: Rig) -> None:
-    ear: Channel = Ear()
+    ear = Ear()
     interaction = await rig.park()
-    interaction.teller = ear
-    interaction.notify("notifications/progress", b"{}")
+    interaction.attach(ear, None)
+    interaction.notify("notifications/message", b"{}")
     rig.parked.claim(interaction.id, "alice")
     rig.parked.park(interaction, "alice")
-    interaction.notify("notifications/progress", b"{}")
-    assert isinstance(ear, Ear) and ear.heard.qsize() == 1
+    interaction.notify("notifications/message", b"{}")
+    assert ear.heard.qsize() == 1
+
+
+async def test_progress_has_the_token_of_the_request_that_waits_for_it(rig: Rig) -> None:
+    ear = Ear()
+    interaction = await rig.park()
+    interaction.attach(ear, raw("second"))
+    interaction.notify("notifications/progress", b'{"progressToken":"first","progress":2}')
+    assert await ear.next() == ("notifications/progress", {"progressToken": "second", "progress": 2})
+    interaction.attach(ear, None)
+    interaction.notify("notifications/progress", b'{"progressToken":"first","progress":3}')
+    assert ear.heard.empty()
 
 
 async def test_a_client_that_does_not_come_back_is_refused_for_and_nothing_is_left(rig: Rig) -> None:
@@ -193,16 +203,21 @@ async def test_a_client_that_does_not_come_back_is_refused_for_and_nothing_is_le
 
 
 async def test_a_call_that_goes_on_when_its_question_was_refused_is_cancelled(rig: Rig) -> None:
+    refused = asyncio.Event()
+
     async def stubborn(interaction: Interaction) -> Outcome:
         await one_question(interaction)
         with pytest.raises(RpcError):
             await interaction.ask("roots/list", b"{}")
+        refused.set()
         await asyncio.Event().wait()
         return b""
 
     interaction = await rig.park(work=stubborn)
     rig.pass_by(PARKED_SECONDS)
     assert len(rig.parked) == 1  # which a gateway that drains waits for
+    async with asyncio.timeout(5):
+        await refused.wait()
     rig.pass_by(GRACE_SECONDS)
     await until(lambda: interaction.over)
     assert len(rig.parked) == 0
@@ -218,7 +233,7 @@ async def test_coming_back_in_time_begins_the_time_anew(rig: Rig) -> None:
 
 
 async def test_one_principal_who_parks_too_much_loses_the_oldest_and_nobody_else_does(rig: Rig) -> None:
-    others = [await rig.park("bob") for _ in range(2)]
+    others = [await rig.park("bob")]
     calls = [await rig.park("alice") for _ in range(4)]
     await until(lambda: calls[0].over)
     assert not any(each.over for each in (*calls[1:], *others))

@@ -156,6 +156,7 @@ async def test_an_initialize_that_fails_is_answered_and_may_be_tried_again(
     async with rig_of() as rig:
         handshake = rig.gateway.conversing._handshake = Slow(error)  # type: ignore[assignment]
         handshake.release.set()
+        rig.gateway.announcer.conversations.add(rig.session)  # as if it had got that far
         with caplog.at_level(logging.ERROR):
             rig.take(hello("i"))
             rig.take(ask("tools/list", 1))
@@ -163,6 +164,7 @@ async def test_an_initialize_that_fails_is_answered_and_may_be_tried_again(
         assert (first["id"], second["id"]) == ("i", 1) and "initialize first" in second["error"]["message"]
         assert "secret" not in json.dumps(first) and ("not like this" in json.dumps(first)) == isinstance(error, InvalidRequest)
         assert len(caplog.records) == isinstance(error, ZeroDivisionError)
+        assert rig.gateway.announcer.conversations == set()
         handshake.error = None
         rig.take(hello("again"))
         assert (await rig.said.until(3))[-1] == {"jsonrpc": "2.0", "id": "again", "result": {}}

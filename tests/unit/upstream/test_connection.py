@@ -522,6 +522,20 @@ async def test_a_stream_that_came_at_once_and_is_one_answer_is_a_plain_body() ->
         assert server.connections == 1
 
 
+async def test_a_large_answer_in_a_stream_leaves_its_connection_readable() -> None:
+    """It is larger than what is read ahead of its reader, so that reading was paused."""
+    large = b'{"result":"%b"}' % (b"x" * 2 * BUFFERED_CHUNKS_BYTES)
+    pieces = chunk(b"data: " + large + b"\n\n") + chunk(b"")
+    async with leg(always(EVENT_STREAM + pieces)) as (it, server):
+        for _ in range(5):
+            response = await it.send()
+            if response.streaming:
+                assert await rest(response) == b"data: " + large + b"\n\n"
+            else:
+                assert response.body == large
+        assert server.connections == 1
+
+
 async def test_a_stream_that_only_listens_stays_one_whatever_comes() -> None:
     event = b"data: " + RESULT + b"\n\n"
     async with leg(always(EVENT_STREAM + chunk(event) + chunk(b""))) as (it, _):
