@@ -6,7 +6,7 @@ import asyncio
 import gc
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 _log = logging.getLogger("mcpgateway.runtime")
@@ -80,6 +80,8 @@ class Sweep:
         self.now = self._clock.now
         self._tick = tick_seconds
         self._watched: set[Expiring] = set()
+        self.forget: Callable[[Expiring], None] = self._watched.discard
+        """Let an entry's deadline pass unheard."""
         self._timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
@@ -93,9 +95,6 @@ class Sweep:
         self._watched.add(entry)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._tick, self._run)
-
-    def forget(self, entry: Expiring) -> None:
-        self._watched.discard(entry)
 
     def expire_due(self) -> None:
         """Expire what is due now. The timer calls this; so do tests, after advancing the clock."""

@@ -86,9 +86,10 @@ def check_media(headers: Headers) -> None:
         raise NotAcceptable("Accept must list both application/json and text/event-stream")
 
 
-def decode(body: bytes, json_depth: int) -> jsonrpc.Message:
-    """The one request or notification in a body. Raises ClientError."""
+def decode(body: bytes, json_depth: int, version: str = "") -> jsonrpc.Message:
+    """The one request or notification in a body, whose headers name this revision. Raises ClientError."""
     if body.lstrip()[:1] == b"[":
+        check_version(version)
         raise InvalidRequest(f"revision {revisions.NEWEST_MODERN} has no batches: send one message per request")
     message = jsonrpc.decode(body)
     if message.jsonrpc != "2.0":

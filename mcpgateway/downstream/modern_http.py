@@ -78,9 +78,10 @@ class ModernHTTP:
     async def post(self, exchange: Exchange, body: bytes, principal: Principal, view: View) -> None:
         """Answer a POST. Raises ClientError for what is wrong with the request as a whole."""
         envelope.check_media(exchange.headers)
-        message = envelope.decode(body, self._json_depth)
+        version = envelope.version_in(exchange.headers)
+        message = envelope.decode(body, self._json_depth, version)
         if message.is_notification:
-            envelope.check_version(envelope.version_in(exchange.headers))
+            envelope.check_version(version)
             await exchange.respond(202, b"", ())
             return
         id = envelope.id_of(message)

@@ -118,6 +118,14 @@ class SessionReply(Reply):
             self._kept.when_absent = self._fail_questions
             self._exchange.when_left(partial(self._kept.lost, self._stream))
 
+    async def finish(self, status: int, bodies: Sequence[bytes], headers: HeaderList = (), *, batch: bool = False) -> None:
+        if self._questions:
+            # Clients read no further than the answer: what is withdrawn must be said before.
+            for question in self._questions:
+                question.cancel()
+            await asyncio.sleep(0)
+        await super().finish(status, bodies, headers, batch=batch)
+
     def pause(self, seconds: float) -> None:
         """The call's server has its answer fetched after so long: so do we, from clients that can."""
         if revisions.primes_streams(self._session.version):

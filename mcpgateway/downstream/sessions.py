@@ -24,6 +24,9 @@ from mcpgateway.services.views import View
 UNHEARD = 100
 """Messages outside calls that are kept for a client that does not listen yet."""
 
+QUESTION_SECONDS = 600.0
+"""How long a client's user may take to answer."""
+
 DEBOUNCE_SECONDS = 0.05
 REAP_SECONDS = 5.0
 
@@ -137,6 +140,8 @@ class ClientSession(Conversation):
         answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._questions[id] = answer
         open_questions.add(answer)
+        unanswered = _Unanswered(answer, self._sweep.now() + QUESTION_SECONDS)
+        self._sweep.watch(unanswered)
         put(jsonrpc.request_raw(id, method, params))
         try:
             return await answer
@@ -147,6 +152,7 @@ class ClientSession(Conversation):
         finally:
             del self._questions[id]
             open_questions.discard(answer)
+            self._sweep.forget(unanswered)
 
     def can(self, method: str) -> bool:
         """Whether the client declared the capability that a question needs."""
@@ -189,6 +195,18 @@ class ClientSession(Conversation):
             self.stream.end()
         for kept in list(self.kept.values()):
             kept.forget()
+
+
+class _Unanswered:
+    """A question whose client may stay silent: it is refused when the deadline passes."""
+
+    def __init__(self, answer: asyncio.Future[bytes], deadline: float) -> None:
+        self._answer = answer
+        self.deadline = deadline
+
+    def expire(self) -> None:
+        if not self._answer.done():
+            self._answer.set_exception(RpcError.of(-32603, f"the client did not answer within {QUESTION_SECONDS:g} s"))
 
 
 class _Changes:

@@ -9,8 +9,7 @@ from mcpgateway.errors import GatewayError
 # Only what is an answer beyond doubt, in the two ways in which servers begin one.
 _lone_answer = re.compile(
     rb"""(?:event:\ ?message\r?\n)?
-         data:\ ?(\{(?:"jsonrpc":\ ?"2\.0",\ ?"id":\ ?\d+,\ ?)?"result":[^\r\n]*)\r?\n
-         \r?\n""",
+         data:\ ?(?=\{(?:"jsonrpc":\ ?"2\.0",\ ?"id":\ ?\d+,\ ?)?"result":)""",
     re.VERBOSE,
 )
 
@@ -144,8 +143,12 @@ def lone_answer(stream: bytes) -> bytes | None:
 
     Most answered calls look like this: what it says is then had without decoding it as a stream.
     """
-    found = _lone_answer.fullmatch(stream)
-    return found.group(1) if found is not None else None
+    begun = _lone_answer.match(stream)
+    if begun is None or not stream.endswith((b"\n\n", b"\r\n\r\n")):
+        return None
+    data = stream[begun.end() : -4 if stream.endswith(b"\r\n\r\n") else -2]
+    # Another line is another field, or the rest of the data. Looked for like this, for a pattern takes long over large ones.
+    return data if b"\n" not in data and b"\r" not in data else None
 
 
 def encode(data: bytes, *, event: bytes = b"message", id: bytes | None = None) -> bytes:

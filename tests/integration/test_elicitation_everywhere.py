@@ -374,12 +374,16 @@ async def test_what_a_caller_abandons_that_cannot_come_back_is_cleaned_up_at_onc
 
 
 @pytest.mark.parametrize("meeting", MEETINGS[:2], ids="-to-".join, indirect=True)
-async def test_a_question_ends_with_its_call_and_with_its_session(meeting: Meeting) -> None:
+async def test_a_question_is_withdrawn_before_the_response_of_a_call_that_is_taken_back_or_whose_session_ends(
+    meeting: Meeting,
+) -> None:
     async with gateway_of(meeting) as gateway, caller_of(gateway, meeting, NAMES[0]) as alice:
-        for take_back in (lambda id: alice.notify("notifications/cancelled", {"requestId": id}), lambda _: alice.delete()):
+        for take_back in (lambda id: alice.notify("notifications/cancelled", {"requestId": id}), lambda id: alice.delete()):
             request = alice.request_message("tools/call", params_of("elicit", f"{NAMES[0]}/1"))
             async with alice.exchange(request) as messages:
                 question = await anext(messages)
                 await take_back(request["id"])
-                print("AFTER", [each async for each in messages], question)
+                rest = [message async for message in messages]
+            # The response is the last message of a stream: clients read no further.
+            assert "error" in rest[-1] and rest[0]["params"]["requestId"] == question["id"], rest
             await nothing_is_left(gateway)

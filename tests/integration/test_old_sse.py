@@ -170,6 +170,17 @@ async def test_who_may_not_use_a_server_finds_no_stream_there(stub: TalkingStub)
             assert answer.status == 401 and answer.headers["www-authenticate"].startswith("Bearer")
 
 
+async def test_who_has_no_token_is_told_where_to_get_one_for_the_stream(stub: TalkingStub) -> None:
+    issuer = {"issuer": "https://idp.test", "audience": "http://gw.test", "jwks_url": "https://idp.test/keys"}
+    async with serving(one(stub.url, public_url="http://gw.test", auth={"jwt": issuer})) as gateway:
+        async with httpx.AsyncClient(trust_env=False) as http:
+            described = "/.well-known/oauth-protected-resource/servers/up/sse"
+            for method, path in (("GET", "/servers/up/sse"), ("POST", "/servers/up/messages/x")):
+                refused = await http.request(method, gateway.base + path, headers=ACCEPT)
+                assert refused.status_code == 401 and f"http://gw.test{described}" in refused.headers["www-authenticate"]
+            assert (await http.get(gateway.base + described)).json()["resource"] == "http://gw.test/servers/up/sse"
+
+
 async def test_calls_run_at_the_same_time_and_each_has_its_own_answer(stub: TalkingStub) -> None:
     async with serving(one(stub.url)) as gateway, client_of(gateway) as reader:
         for id, text in enumerate("abc"):

@@ -25,6 +25,7 @@ pytestmark = [pytest.mark.node, pytest.mark.browser]
 TOKENS = {name: f"token-of-{name}-0123456789" for name in ("alice", "bob")}
 AUTH = {"auth": {"tokens": {name: "sha256:" + sha256(token.encode()).hexdigest() for name, token in TOKENS.items()}}}
 
+HOW = "--port=0 --headless --isolated --no-sandbox --timeout-settle=0 --timeout-action=20000".split()
 PAGE = '<!doctype html><link rel="icon" href="data:,"><title>{name}</title><h1>The page of {name}</h1>'
 LOOK = "() => [document.title, document.cookie, window.looks = (window.looks ?? 0) + 1]"
 
@@ -88,23 +89,10 @@ class Look(NamedTuple):
 def playwright(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The server, with a browser that is there already."""
     modules = Path(os.environ.get("MCPGATEWAY_TEST_NODE_MODULES") or PROJECT / "tests" / "node" / "node_modules")
-    program = [
-        node(),
-        "--import",
-        str(PROJECT / "tests" / "node" / "port.mjs"),
-        str(modules / "@playwright" / "mcp" / "cli.js"),
-    ]
+    preload, cli = PROJECT / "tests" / "node" / "port.mjs", modules / "@playwright" / "mcp" / "cli.js"
     browser, env = browser_of(modules)
-    output = tmp_path_factory.mktemp("pages")
-    how = [
-        f"--executable-path={browser}",
-        "--headless",
-        "--isolated",
-        "--no-sandbox",
-        "--timeout-settle=0",
-        "--timeout-action=20000",
-    ]
-    with Server([*program, "--port=0", f"--output-dir={output}", *how], env=env) as server:
+    own = [f"--executable-path={browser}", f"--output-dir={tmp_path_factory.mktemp('pages')}"]
+    with Server([node(), "--import", str(preload), str(cli), *HOW, *own], env=env) as server:
         yield server
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from mcpgateway.auth.principals import Principal
 from mcpgateway.downstream.event_stream import EventStream
-from mcpgateway.downstream.sessions import DEBOUNCE_SECONDS, REAP_SECONDS, UNHEARD, ClientSession, Sessions
+from mcpgateway.downstream.sessions import DEBOUNCE_SECONDS, QUESTION_SECONDS, REAP_SECONDS, UNHEARD, ClientSession, Sessions
 from mcpgateway.errors import Busy, RpcError, UnknownSession
 from mcpgateway.protocol import jsonrpc
 from mcpgateway.runtime import Sweep
@@ -192,6 +192,18 @@ async def test_a_question_is_answered_by_its_id_and_by_nothing_else(rig: Rig) ->
     session.answered(answer)
     session.answered(answer)
     assert json.loads(await asking) == {"roots": []}
+    await end(session)
+
+
+async def test_a_question_to_a_client_that_stays_silent_is_refused_in_the_end(rig: Rig) -> None:
+    session = rig.open(capabilities=b'{"roots":{}}')
+    exchange = rig.listening(session)
+    asking = asyncio.create_task(session.ask("roots/list", b"{}"))
+    await exchange.until_messages(1)
+    rig.passes(QUESTION_SECONDS + 1)
+    with pytest.raises(RpcError) as refused:
+        await asking
+    assert "did not answer within 600 s" in str(refused.value.error)
     await end(session)
 
 
