@@ -292,7 +292,7 @@ class Gateway:
 
     def _rotate(self, upstream: Upstream, server: ServerConfig) -> bool:
         """Show callers under other headers. True if the gateway itself is shown under others, too."""
-        conversations = {*self.sessions.all(), *self.announcer.conversations}
+        conversations = {*self.sessions.all(), *self._modern.callers.all(), *self.announcer.conversations}
         return rotate(upstream, server, rotated(upstream.credentials, server), conversations, self.pool)
 
     def _make_upstreams(self, servers: dict[str, ServerConfig]) -> dict[str, Upstream]:

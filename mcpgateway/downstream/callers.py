@@ -118,6 +118,9 @@ class Callers:
     def __len__(self) -> int:
         return len(self._callers)
 
+    def all(self) -> list[Caller]:
+        return list(self._callers.values())
+
     def of(self, principal: Principal, view: View, request: Envelope) -> Caller:
         """The caller of a request, new if it was not here before."""
         key = (principal.id, view, request.capabilities)

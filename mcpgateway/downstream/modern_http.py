@@ -62,7 +62,7 @@ class ModernHTTP:
         self._sweep = sweep
         self._json_depth = json_depth
         self._request_id = request_id
-        self._callers = Callers(sweep)
+        self.callers = Callers(sweep)
         self._in_flight = 0
         self.mirrored = True
         """Whether requests repeat arguments of tools in headers, as they do over HTTP."""
@@ -87,7 +87,7 @@ class ModernHTTP:
         id = envelope.id_of(message)
         try:
             request = envelope.read(message, exchange.header_list)
-            caller = self._callers.of(principal, view, request)
+            caller = self.callers.of(principal, view, request)
             if request.method == LISTEN:
                 await self._listening.serve(request, exchange, caller)
             else:

@@ -15,6 +15,7 @@ import pytest
 from mcpgateway import config
 from mcpgateway.errors import ConfigError
 from mcpgateway.services.forward import SESSION_META
+from tests.clients.modern_wire import ModernWire
 from tests.clients.wire import Message, Wire
 from tests.fakes.gateway import RunningGateway, serving
 from tests.fakes.until import until
@@ -22,6 +23,8 @@ from tests.servers.certificates import Authority
 from tests.servers.raw_stub import Stub
 
 TOKENS = {name: "sha256:" + sha256(name.encode()).hexdigest() for name in ("alice", "bob")}
+
+BEARER = {name: {"Authorization": f"Bearer {name}"} for name in TOKENS}
 
 
 @pytest.fixture
@@ -114,6 +117,18 @@ async def test_i10_a_key_that_is_withdrawn_ends_its_sessions_without_another_cal
             await until(lambda: crm.seen.deletes == [alices])
             assert "there is no credential of yours" in (await alice.call("counter"))["error"]["message"]
             assert await counted(bob) == (2, bobs)
+
+
+async def test_i10_a_key_that_is_withdrawn_from_a_caller_without_a_session_ends_what_it_had_upstream(crm: Stub) -> None:
+    async with serving(document(crm, {"alice": "a1", "bob": "b1"})) as gateway, asyncio.timeout(20):
+        url = gateway.server("crm")
+        async with ModernWire(url, BEARER["alice"]) as alice, ModernWire(url, BEARER["bob"]) as bob:
+            (_, alices), (_, bobs) = await counted(alice), await counted(bob)
+            await change(gateway, document(crm, {"alice": "a2", "bob": "b1"}))
+            await until(lambda: alices in crm.seen.deletes)
+            assert (await counted(bob)) == (2, bobs)
+            answer = await alice.call("counter")
+            assert answer["result"]["_meta"][SESSION_META]["renewed"] is True
 
 
 @pytest.mark.parametrize("sessions", ["principal", "shared", "single_use"])
