@@ -38,12 +38,11 @@ class Wire(Protocol):
 
     closing: bool
     """Whether this is the last exchange, so that the response says so."""
+    writable: asyncio.Event | None
+    """While the client is behind with reading: set when it has caught up, or has gone."""
 
     def write(self, *pieces: bytes) -> None:
         """Send, unless the client has gone."""
-
-    async def writable(self) -> None:
-        """Wait while the client is behind with reading, or until it has gone."""
 
     def pause_reading(self) -> None: ...
 
@@ -180,7 +179,8 @@ class HttpExchange:
     async def respond(self, status: int, body: bytes, headers: HeaderList = (JSON,)) -> None:
         if self.begun:
             raise RuntimeError("the response has begun already")
-        await self._wire.writable()
+        if self._wire.writable is not None:
+            await self._wire.writable.wait()
         length = b"" if status in _NO_CONTENT else b"content-length: %d\r\n" % len(body)
         head = self._head(status, headers, length)
         self.begun = self.answered = True
@@ -212,7 +212,8 @@ class HttpExchange:
         self._wire.write(head)
 
     async def write(self, piece: bytes) -> None:
-        await self._wire.writable()
+        if self._wire.writable is not None:
+            await self._wire.writable.wait()
         if not self.chunked:
             self._wire.write(piece)
         elif len(piece) > COPIED_BYTES:

@@ -6,9 +6,9 @@ uvicorn makes one for each connection (its `http` setting) and keeps what is its
 from __future__ import annotations
 
 import asyncio
-import re
 from collections import deque
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from typing import cast
 from urllib.parse import unquote
 
@@ -26,10 +26,11 @@ KEEP_ALIVE_SECONDS = 75.0
 QUEUED_BYTES = 256 * 1024
 """What may come behind a request that is being answered, where reading cannot wait for its end."""
 
+REMEMBERED_BYTES = 256
+"""Request targets up to this length are read once, not with each request: there are few."""
+
 Serve = Callable[[Exchange], Awaitable[None]]
 """Answers one request."""
-
-_plain_path = re.compile(rb"/[\w./~-]*")
 
 
 class HttpProtocol(asyncio.Protocol):
@@ -50,6 +51,7 @@ class HttpProtocol(asyncio.Protocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self.closing = False
+        self.writable: asyncio.Event | None = None
         self.deadline = 0.0
         self._serve = serve
         self._guard = guard
@@ -81,7 +83,6 @@ class HttpProtocol(asyncio.Protocol):
         self._reading = True
         self._heard_behind: int | None = None
         """How many bytes came behind a request whose client must be seen when it leaves; None for other requests."""
-        self._writable: asyncio.Event | None = None
         self._stalled: Stalled | None = None
 
     def __repr__(self) -> str:
@@ -128,16 +129,16 @@ class HttpProtocol(asyncio.Protocol):
         self._go_on()
 
     def pause_writing(self) -> None:
-        self._writable = asyncio.Event()
+        self.writable = asyncio.Event()
         self._stalled = self._guard.watch_stalled(self._transport)
 
     def resume_writing(self) -> None:
         if self._stalled is not None:
             self._guard.sweep.forget(self._stalled)
             self._stalled = None
-        if self._writable is not None:
-            self._writable.set()
-            self._writable = None
+        if self.writable is not None:
+            self.writable.set()
+            self.writable = None
 
     # Called by uvicorn when the server ends.
 
@@ -218,21 +219,17 @@ class HttpProtocol(asyncio.Protocol):
         method = parser.get_method()
         if parser.should_upgrade() and method != b"CONNECT":
             return  # it is read again without its offer
-        path = _path_of(self._url)
+        path = _known_path(self._url) if len(self._url) <= REMEMBERED_BYTES else _path_of(self._url)
         if method == b"CONNECT" or path is None:
             self._refuse(NOT_HTTP)
         elif self._received > self._guard.header_bytes and self._head_bytes() > self._guard.header_bytes:
             self._refuse(HEAD_TOO_LARGE)
         else:
-            later = parser.get_http_version() != "1.0"
+            lasts = parser.should_keep_alive()
+            # Without a header that says so, only the connections of later versions last. To ask for the version is dear.
+            later = (lasts and b"connection" not in self._headers) or parser.get_http_version() != "1.0"
             self._arriving = HttpExchange(
-                self,
-                method.decode(),
-                path,
-                self._headers,
-                self._header_list,
-                keep_alive=later and parser.should_keep_alive(),
-                chunked=later,
+                self, method.decode(), path, self._headers, self._header_list, keep_alive=lasts and later, chunked=later
             )
             self._waiting.append(self._arriving)
 
@@ -320,11 +317,6 @@ class HttpProtocol(asyncio.Protocol):
             for piece in pieces:
                 self._transport.write(piece)
 
-    async def writable(self) -> None:
-        """Wait while the client is behind with reading, or until it has gone."""
-        if self._writable is not None:
-            await self._writable.wait()
-
     def _refuse(self, refusal: Refusal) -> None:
         """Take no more requests, and say why: in the place of the one that is wrong, after the answers to earlier ones."""
         if self._deaf or self._transport.is_closing():
@@ -348,10 +340,13 @@ class HttpProtocol(asyncio.Protocol):
             self._give_time(LINGER_SECONDS)
 
 
+@lru_cache(maxsize=256)
+def _known_path(url: bytes) -> str | None:
+    return _path_of(url)
+
+
 def _path_of(url: bytes) -> str | None:
     """The path in a request's target, with its escapes undone; None where there is none."""
-    if _plain_path.fullmatch(url):
-        return url.decode()
     try:
         path = httptools.parse_url(url).path
     except httptools.HttpParserInvalidURLError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import secrets
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Protocol
 
@@ -229,7 +229,7 @@ class _Changes:
 
 
 class Sessions:
-    """All downstream sessions, the least recently used first.
+    """All downstream sessions. That one is in use is noted, and costs no more: who was idle longest is found when it matters.
 
     `on_end` is told of each that ends. Sessions that are idle for `idle_seconds` end; when `limit` is reached, the least
     recently used one of the principal who has the most makes room, work in flight never.
@@ -240,7 +240,7 @@ class Sessions:
         self._idle_seconds = idle_seconds
         self._sweep = sweep
         self._on_end = on_end
-        self._sessions: OrderedDict[str, ClientSession] = OrderedDict()
+        self._sessions: dict[str, ClientSession] = {}
         self._per_user: Counter[str] = Counter()
         self.deadline = 0.0
 
@@ -266,10 +266,10 @@ class Sessions:
 
     def _make_room(self) -> None:
         for user, _ in self._per_user.most_common():
-            for session in self._sessions.values():
-                if session.user == user and not session.busy:
-                    self.end(session)
-                    return
+            at_rest = [session for session in self._sessions.values() if session.user == user and not session.busy]
+            if at_rest:
+                self.end(min(at_rest, key=lambda session: session.last_used_at))
+                return
         raise Busy("every client session has calls in flight (gateway.limits.client_sessions); try again shortly")
 
     def get(self, id: str, user: str, view: View) -> ClientSession:
@@ -282,9 +282,7 @@ class Sessions:
 
     def touch(self, session: ClientSession) -> None:
         """The session is in use now, or was until now: its idle time begins anew."""
-        if session.id in self._sessions:
-            session.last_used_at = self._sweep.now()
-            self._sessions.move_to_end(session.id)
+        session.last_used_at = self._sweep.now()
 
     def end(self, session: ClientSession) -> None:
         """End a session: its calls are cancelled, its stream is closed, what belongs to it upstream is given up."""
@@ -300,9 +298,7 @@ class Sessions:
         """End what has been idle for too long; the sweep comes round again while there are sessions."""
         oldest = self._sweep.now() - self._idle_seconds
         for session in self.all():
-            if session.last_used_at > oldest:
-                break
-            if not session.busy and session.stream is None:
+            if session.last_used_at <= oldest and not session.busy and session.stream is None:
                 self.end(session)
         if self._sessions:
             self.deadline = self._sweep.now() + REAP_SECONDS

@@ -5,11 +5,16 @@ from __future__ import annotations
 from mcpgateway.auth.principals import Principal
 from mcpgateway.errors import RpcError
 from mcpgateway.pool.identity import fingerprint
+from mcpgateway.protocol import jsonrpc
 from mcpgateway.protocol.call import cannot_ask
 from mcpgateway.services.binding import Binding
 
 GATEWAY_USER = "gateway"
 """The user of what the gateway does for itself. No principal's id looks like this."""
+
+
+ASKED = frozenset({"elicitation", "roots", "sampling"})
+"""Capabilities of clients that answer questions."""
 
 
 class Conversation:
@@ -31,6 +36,8 @@ class Conversation:
         self.capabilities = capabilities
         self.client_info = client_info
         self.capabilities_print = fingerprint(capabilities.decode())
+        self.may_be_asked = not id and principal is not None and bool(jsonrpc.object_of(capabilities).keys() & ASKED)
+        """Whether servers ask this client though it has no stream of its own: then its sessions are heard all the same."""
         self.log_level: str | None = None
         self.listening = False
         """Whether the client hears what is said outside its calls."""

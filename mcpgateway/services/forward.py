@@ -160,6 +160,8 @@ class Forward:
         try:
             if lease.session is not binding.session:
                 self._move(conversation, binding, lease.session)
+                if conversation.may_be_asked:
+                    await self._hear(conversation, binding, lease.session)
             call.answerer = lease.session.welcome
             if call.log_level is not None and not conversation.id:
                 await _hear_from(binding, call)
@@ -192,6 +194,12 @@ class Forward:
             self._lost(binding.upstream, binding)
         if conversation.listening and binding.kept:
             self._hearing.begin(session, conversation)
+
+    async def _hear(self, conversation: Conversation, binding: Binding, session: UpstreamSession) -> None:
+        """See that a server is heard that asks outside its calls' own streams, as some do in the middle of a call."""
+        if binding.kept and not revisions.is_modern(session.welcome.protocol_version):
+            self._hearing.begin(session, conversation)
+            await session.hears()
 
     @staticmethod
     def _lost(upstream: Upstream, binding: Binding) -> None:
@@ -291,6 +299,8 @@ class Forward:
 
     def stop_listening(self, conversation: Conversation) -> None:
         """The conversation's client listens no more: nor do its sessions, unless somebody else does in them."""
+        if conversation.may_be_asked:
+            return
         for session in _sessions(conversation):
             self._hearing.end(session, conversation)
 

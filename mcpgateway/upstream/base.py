@@ -169,6 +169,9 @@ class UpstreamSession(Protocol):
     def listen(self, headers: HeaderBlock = b"") -> None:
         """Begin to hear what the server says outside calls, where the wire needs asking for it. Idempotent."""
 
+    async def hears(self) -> None:
+        """Wait until what `listen` began is heard, or will not be; not for long."""
+
     def stop_listening(self) -> None:
         """End what `listen` began. Idempotent."""
 

@@ -93,6 +93,9 @@ class ModernSession:
         if not self.closed:
             self._server.listening.listen(self)
 
+    async def hears(self) -> None:
+        return
+
     def stop_listening(self) -> None:
         self._server.listening.stop_listening(self)
 

@@ -134,6 +134,9 @@ class OwnedSession:
     def listen(self, headers: HeaderBlock = b"") -> None:
         """Nothing to do: the wire hears everything anyway, and answers carry the headers of the latest call."""
 
+    async def hears(self) -> None:
+        return
+
     def stop_listening(self) -> None:
         return
 

@@ -9,15 +9,16 @@ import asyncio
 import itertools
 import logging
 import math
+from contextlib import suppress
 
 from msgspec import Raw
 
 from mcpgateway import runtime
 from mcpgateway.errors import BadAnswer, ConnectionLost, HttpRefused, RpcError, UpstreamError, UpstreamTimeout
 from mcpgateway.protocol import jsonrpc, revisions, sse
-from mcpgateway.protocol.call import Call, Channel, HeaderBlock
+from mcpgateway.protocol.call import Call, Channel, HeaderBlock, NoChannel
 from mcpgateway.upstream.answering import LONGEST_PAUSE_SECONDS, Answer, Position, Questions, announce, nothing
-from mcpgateway.upstream.base import Hello, Listener, Target, Welcome, answer_of, decode_message, outgoing
+from mcpgateway.upstream.base import Ask, Hello, Listener, Target, Welcome, answer_of, decode_message, outgoing
 from mcpgateway.upstream.events import first_of
 from mcpgateway.upstream.http import HttpClient, Response, path_of, same_origin_redirect
 from mcpgateway.upstream.refusal import refusal
@@ -32,6 +33,7 @@ POST_HEADERS = b"Accept: application/json, text/event-stream\r\nContent-Type: ap
 GET_HEADERS = b"Accept: text/event-stream\r\n"
 CANCEL_SECONDS = 5.0
 CLOSE_SECONDS = 3.0
+HEAR_SECONDS = 2.0
 
 
 class StreamableHTTPSession:
@@ -53,6 +55,9 @@ class StreamableHTTPSession:
         self._named = named
         self._post_headers = POST_HEADERS + named
         self._listening: asyncio.Task[None] | None = None
+        self._hears: asyncio.Event | None = None
+        self._asked: dict[int, Channel] = {}
+        """Of clients without a session: the calls in flight, each the only way to its client."""
 
     def __repr__(self) -> str:
         kind = "stateful" if self.stateful else "stateless"
@@ -64,6 +69,8 @@ class StreamableHTTPSession:
         """The raw result; see `UpstreamSession.request`."""
         id = next(_ids)
         body, token = outgoing(call, id)
+        if not call.client.id and not isinstance(channel, NoChannel):
+            self._asked[id] = channel
         try:
             response = await self._http.send(b"POST", self._path, self._post_headers + call.headers, body, call.timeout_seconds)
             if response.streaming and response.status == 200:
@@ -74,6 +81,8 @@ class StreamableHTTPSession:
         except UpstreamTimeout:
             self._give_up(id, call.headers, b"no sign of life in time")
             raise
+        finally:
+            self._asked.pop(id, None)
         if response.status != 200:
             response.close()
             raise refusal(self.upstream, response, named=self.stateful)
@@ -112,12 +121,25 @@ class StreamableHTTPSession:
     def listen(self, headers: HeaderBlock = b"") -> None:
         """Keep a GET stream open, for what the server says outside calls."""
         if self._listening is None and not self.closed:
-            self._listening = runtime.spawn(Listening(self, headers).run(), f"listen to {self.upstream}")
+            self._hears = asyncio.Event()
+            self._listening = runtime.spawn(Listening(self, headers, self._hears).run(), f"listen to {self.upstream}")
+
+    async def hears(self) -> None:
+        if self._hears is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(HEAR_SECONDS):
+                    await self._hears.wait()
+
+    def ask_outside(self) -> Ask | None:
+        """Who answers what is asked on the GET stream: the client of the one call that it can only be for, or the listener."""
+        if len(self._asked) == 1:
+            return next(iter(self._asked.values())).ask
+        return self.listener.asked if self.listener is not None else None
 
     def stop_listening(self) -> None:
         if self._listening is not None:
             self._listening.cancel()
-            self._listening = None
+            self._listening = self._hears = None
 
     async def get(self, headers: HeaderBlock, last_event_id: bytes | None = None) -> Response:
         """Open a GET stream, continuing after `last_event_id` if given."""
@@ -148,9 +170,10 @@ class StreamableHTTPSession:
 class Listening:
     """The GET stream of one session, opened again when it breaks, with growing pauses."""
 
-    def __init__(self, session: StreamableHTTPSession, headers: HeaderBlock) -> None:
+    def __init__(self, session: StreamableHTTPSession, headers: HeaderBlock, hears: asyncio.Event | None = None) -> None:
         self._session = session
         self._headers = headers
+        self._hears = hears if hears is not None else asyncio.Event()
         self._position = Position()
         self.pause_seconds = self._position.pause_seconds
         self._questions = Questions(session, headers, nothing)
@@ -173,6 +196,8 @@ class Listening:
         except UpstreamError as error:
             _log.info("listening: %s", error)
             return True
+        finally:
+            self._hears.set()
 
     async def _once(self) -> bool:
         """One stream from its beginning to its end. False where the server offers none, or has lost the session."""
@@ -181,6 +206,7 @@ class Listening:
             if not response.streaming or response.status != 200:
                 return response.status == 429 or response.status >= 500
             response.set_timeout(math.inf)
+            self._hears.set()
             await first_of(self._session.upstream, response, self._heard)
         finally:
             response.close()
@@ -194,8 +220,7 @@ class Listening:
 
     def _take(self, message: jsonrpc.Message) -> None:
         if message.is_request:
-            listener = self._session.listener
-            self._questions.put(message, listener.asked if listener is not None else None)
+            self._questions.put(message, self._session.ask_outside())
         elif message.method == "notifications/cancelled":
             self._questions.withdraw(message)
         elif message.is_notification:

@@ -168,3 +168,13 @@ async def test_i2_a_session_of_alices_own_has_a_page_of_its_own(gateway: Running
             assert await legacy.delete() in (200, 204)
         assert (apart.title, apart.times) == ("elsewhere", 1) and apart.browser != before.browser
         assert await look(modern) == before._replace(times=2)
+
+
+async def test_c5_a_modern_caller_that_has_roots_waits_for_no_answer_that_cannot_come(gateway: RunningGateway) -> None:
+    # The server asks for them on the stream of its session, in the middle of the first call.
+    async with asyncio.timeout(20), ModernWire(gateway.url, bearer("bob"), capabilities={"roots": {}}) as wire:
+        response = await wire.call("web__browser_snapshot")
+        if response["result"]["resultType"] == "input_required":
+            answers = {key: {"roots": []} for key in response["result"]["inputRequests"]}
+            response = await wire.again("tools/call", {"name": "web__browser_snapshot", "arguments": {}}, response, answers)
+        assert "about:blank" in response["result"]["content"][0]["text"]

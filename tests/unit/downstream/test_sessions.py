@@ -99,6 +99,7 @@ async def test_c2_room_is_made_by_the_least_recently_used_session_of_who_has_mos
     rig = Rig(clock, limit=4)
     bobs = rig.open(BOB)
     first, second, third = rig.open(), rig.open(), rig.open()
+    rig.passes(1)
     rig.sessions.get(first.id, ALICE.id, VIEW)
     rig.open()
     assert rig.ended == [second]
