@@ -6,6 +6,7 @@ Counted, not timed: turns of the event loop, and steps of Python.
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 from collections.abc import AsyncIterator, Callable
 from types import FrameType
@@ -91,11 +92,14 @@ def steps_of(work: Callable[[], object]) -> int:
         steps += event in ("call", "c_call")
 
     before = sys.getprofile()
+    gc.collect()
+    gc.disable()  # else what others left behind may be cleared away, and counted, in between
     sys.setprofile(count)
     try:
         work()
     finally:
         sys.setprofile(before)
+        gc.enable()
     return steps
 
 
