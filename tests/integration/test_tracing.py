@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -48,7 +49,7 @@ async def test_a_trace_in_meta_goes_on_and_meta_stays_as_it_is(stub: StubServer)
         assert fields_of(request, "traceparent") == PLACE and request["message"]["params"]["_meta"] == meta
 
 
-async def test_traces_do_not_part_what_is_pooled(stub: StubServer) -> None:
+async def test_p19_traces_do_not_part_what_is_pooled(stub: StubServer) -> None:
     async with serving({"mcpServers": {"up": {"url": stub.url}}}) as gateway, Wire(gateway.server("up")) as client:
         await client.initialize()
         for number in range(3):
@@ -77,6 +78,16 @@ async def test_spans_of_the_call_the_wait_and_the_request_reach_a_collector(stub
         own = f"00-{upstream[1].trace_id.hex()}-{upstream[1].span_id.hex()}-01"
         assert fields_of(request, "traceparent") == request["message"]["params"]["_meta"]["traceparent"] == own
         assert fields_of(request, "baggage") == "team=a"
+
+
+async def test_p19_with_a_collector_the_same_session_serves_every_call(stub: StubServer) -> None:
+    async with collector() as (endpoint, _):
+        document = {"gateway": {"tracing": {"endpoint": endpoint}}, "mcpServers": {"up": {"url": stub.url}}}
+        async with serving(document) as gateway, Wire(gateway.server("up")) as client:
+            await client.initialize()
+            answers = [await client.call("counter", headers=HEADERS) for _ in range(3)]
+        counted = [json.loads(answer["result"]["content"][0]["text"]) for answer in answers]
+        assert [each["count"] for each in counted] == [1, 2, 3] and len({each["session"] for each in counted}) == 1
 
 
 async def test_a_failed_call_is_a_failed_span(stub: StubServer) -> None:
