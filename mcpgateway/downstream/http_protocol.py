@@ -307,7 +307,8 @@ class HttpProtocol(asyncio.Protocol):
             self._say_refusal(self._refusal)
         else:
             self._give_time(self._guard.read_seconds if self._received else KEEP_ALIVE_SECONDS)
-            self._go_on()
+            if self._waiting or self._received:
+                self._go_on()
             if not self._waiting:
                 self.resume_reading()
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from tests.conformance import expected, processes, suite
@@ -108,18 +109,36 @@ class Runs:
         """Run a path's legs, one after the other: some scenarios count milliseconds."""
         upstream = await self._url(path.upstream)
         for revision in path.revisions:
-            direct = await self._run_direct(path.direct, revision)
-            folder = self._new(f"{path.name}-{revision}")
-            async with processes.gateway(upstream, folder) as url:
-                yield Leg(path.name, revision, direct, await suite.check_server(url, revision, folder))
+            yield await self._settled(partial(self._leg, path, upstream, revision))
+
+    async def _leg(self, path: ServerPath, upstream: str, revision: str) -> Leg:
+        direct = await self._run_direct(path.direct, revision)
+        folder = self._new(f"{path.name}-{revision}")
+        async with processes.gateway(upstream, folder) as url:
+            return Leg(path.name, revision, direct, await suite.check_server(url, revision, folder))
+
+    async def _settled(self, run: Callable[[], Awaitable[Leg]]) -> Leg:
+        """A leg, run once more where something differs that should not.
+
+        Some scenarios count milliseconds, and a busy machine counts otherwise: a fault of ours differs the second time, too.
+        """
+        leg = await run()
+        outcome = Outcome(leg.path, [leg], expected.read(leg.path))
+        if not (outcome.surprises or outcome.faults):
+            return leg
+        self._direct.clear()
+        return await run()
 
     async def client_legs(self, scenarios: Iterable[tuple[str, str]] = CLIENT_SCENARIOS) -> AsyncIterator[Leg]:
         """Run the scenarios for clients, direct and through."""
         for scenario, revision in scenarios:
-            folders = [self._new(f"client-{scenario}-{revision}-{how}") for how in ("direct", "through")]
-            direct = await suite.check_client(scenario, revision, folders[0], through=False)
-            through = await suite.check_client(scenario, revision, folders[1], through=True)
-            yield Leg(CLIENT_PATH, f"{scenario} {revision}", direct, through)
+            yield await self._settled(partial(self._client_leg, scenario, revision))
+
+    async def _client_leg(self, scenario: str, revision: str) -> Leg:
+        folders = [self._new(f"client-{scenario}-{revision}-{how}") for how in ("direct", "through")]
+        direct = await suite.check_client(scenario, revision, folders[0], through=False)
+        through = await suite.check_client(scenario, revision, folders[1], through=True)
+        return Leg(CLIENT_PATH, f"{scenario} {revision}", direct, through)
 
     async def _run_direct(self, fixture: str, revision: str) -> Verdicts:
         key = (fixture, revision)
@@ -135,6 +154,8 @@ class Runs:
 
     def _new(self, name: str) -> Path:
         folder = self._folder / name
+        if folder.exists():
+            folder = self._folder / f"{name}-again"
         folder.mkdir(parents=True)
         return folder
 
