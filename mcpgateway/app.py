@@ -1,4 +1,4 @@
-"""The composition root: builds every object once, and runs what it built."""
+"""The composition root: builds every object once."""
 
 from __future__ import annotations
 
@@ -6,16 +6,9 @@ import asyncio
 import contextlib
 import functools
 import logging
-import signal
-import socket
-from collections.abc import AsyncIterator, Callable
-from types import FrameType
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import uvicorn
-
-from mcpgateway import runtime
 from mcpgateway.auth.access import Access
 from mcpgateway.auth.credentials import Credentials
 from mcpgateway.config import Config, ServerConfig
@@ -23,8 +16,6 @@ from mcpgateway.downstream.conversing import Conversing
 from mcpgateway.downstream.dispatch import Dispatch
 from mcpgateway.downstream.door import Door, Tokens
 from mcpgateway.downstream.endpoint import Endpoint
-from mcpgateway.downstream.guard import Guard
-from mcpgateway.downstream.http_protocol import HttpProtocol
 from mcpgateway.downstream.listen import Listening
 from mcpgateway.downstream.modern_http import ModernHTTP
 from mcpgateway.downstream.pages import Pages
@@ -36,24 +27,22 @@ from mcpgateway.downstream.sse import HttpSse
 from mcpgateway.downstream.standard_io import Lines, LineWriter
 from mcpgateway.downstream.stdio import Stdio
 from mcpgateway.downstream.streamable_http import StreamableHTTP
-from mcpgateway.downstream.uvicorn_protocol import UvicornProtocol
 from mcpgateway.errors import ConfigError
 from mcpgateway.metrics import Figures
 from mcpgateway.pool.key import Terms
 from mcpgateway.pool.limits import Limits
 from mcpgateway.runtime import Sweep
 from mcpgateway.services.announcements import Announcer
-from mcpgateway.services.audit import Audit, NullAudit
+from mcpgateway.services.audit import Audit
 from mcpgateway.services.catalog import Catalog
 from mcpgateway.services.forward import Forward
-from mcpgateway.services.gateway_service import GatewayService, UpstreamReport
+from mcpgateway.services.gateway_service import GatewayService
 from mcpgateway.services.handshake import Handshake
 from mcpgateway.services.leasing import SessionPool
 from mcpgateway.services.lists import Lists
 from mcpgateway.services.mcp_session_pool import MCPSessionPool
 from mcpgateway.services.null_pool import NullPool
 from mcpgateway.services.prompt_service import PromptService
-from mcpgateway.services.reloading import ConfigFile
 from mcpgateway.services.resource_service import ResourceService
 from mcpgateway.services.rotation import is_rotation, rotate
 from mcpgateway.services.task_service import TaskService
@@ -81,14 +70,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("mcpgateway")
 
 DRAIN_LOOK_SECONDS = 0.05
-CUT_SECONDS = 1
-"""What is left of calls after draining is cut off within this time."""
-
 STDIO_PATIENCE_SECONDS = 5.0
 """How long a client that started us waits for the servers, which only just start too: many such clients list tools once."""
-
-OnReady = Callable[[int], None]
-"""Told the port, once the gateway listens."""
 
 
 class Gateway:
@@ -335,107 +318,3 @@ class Gateway:
         if self._spans is not None:
             await asyncio.to_thread(self._spans.close)
         self.sweep.close()
-
-
-class Server(uvicorn.Server):
-    """uvicorn's server, which tells the gateway to drain when the signal comes rather than when all connections are gone."""
-
-    def __init__(self, config: uvicorn.Config, gateway: Gateway, on_ready: OnReady) -> None:
-        super().__init__(config)
-        self._gateway = gateway
-        self._on_ready = on_ready
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal drains, with the port still open: newcomers are told, and answers that calls wait for come in.
-        The second ends it."""
-        if self._gateway.asgi.draining or self._loop is None:
-            super().handle_exit(sig, frame)
-        else:
-            self._gateway.asgi.draining = True
-            self._loop.call_soon_threadsafe(lambda: runtime.spawn(self._drain(sig, frame), "drain"))
-
-    async def _drain(self, sig: int, frame: FrameType | None) -> None:
-        self._gateway.drain()
-        await self._gateway.quiet()
-        super().handle_exit(sig, frame)
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        self._loop = asyncio.get_running_loop()
-        await super().startup(sockets)
-        if self.started:
-            self._on_ready(self.servers[0].sockets[0].getsockname()[1])
-
-
-def server_of(gateway: Gateway, host: str, port: int, on_ready: OnReady = lambda port: None) -> Server:
-    """An HTTP server for `gateway`, not yet running."""
-    limits = gateway.config.gateway.limits
-    guard = Guard(gateway.sweep, limits.header_bytes, limits.request_read_seconds, limits.stalled_reader_seconds)
-    own = functools.partial(HttpProtocol, serve=gateway.asgi.serve, guard=guard)
-    uvicorns = functools.partial(UvicornProtocol, guard=guard)
-    config = uvicorn.Config(
-        gateway.asgi,
-        host=host,
-        port=port,
-        http=own if gateway.config.gateway.http_protocol == "own" else uvicorns,  # type: ignore[arg-type]
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=CUT_SECONDS,
-    )
-    return Server(config, gateway, on_ready)
-
-
-async def serve(gateway: Gateway, host: str, port: int, on_ready: OnReady = lambda port: None) -> None:
-    """Serve until SIGTERM or SIGINT; then drain and stop. A changed configuration file, or SIGHUP, is taken up."""
-    file = ConfigFile(gateway.config.path, gateway.apply, gateway.sweep)
-    file.follow()
-    if hasattr(signal, "SIGHUP"):
-        asyncio.get_running_loop().add_signal_handler(
-            signal.SIGHUP, lambda: runtime.spawn(file.reload(), "reload the configuration")
-        )
-    runtime.spare_collections()
-    await server_of(gateway, host, port, on_ready).serve()
-
-
-async def serve_stdio(gateway: Gateway, server: str, source: int, sink: int) -> None:
-    """Serve the client that is at the other end of two file descriptors, until it leaves or SIGTERM or SIGINT comes.
-
-    `server` is the one to serve, as if direct, or '' for all. Raises ConfigError where there is none of that name.
-    """
-    edge = gateway.stdio(server, source, sink)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        with contextlib.suppress(NotImplementedError):  # Windows has none of it
-            loop.add_signal_handler(number, _end_once, edge, loop)
-    await gateway.start()
-    try:
-        await edge.serve()
-    finally:
-        await gateway.stop()
-
-
-def _end_once(edge: Stdio, loop: asyncio.AbstractEventLoop) -> None:
-    """End in order; a second signal ends at once."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.remove_signal_handler(number)
-    edge.end()
-
-
-async def check(config: Config) -> AsyncIterator[list[UpstreamReport]]:
-    """Connect to every upstream. What is known of them, again whenever it changes, until all were tried."""
-    gateway = Gateway(config, audit=NullAudit())
-    await gateway.start()
-    try:
-        while True:
-            yield gateway.service.reports()
-            if gateway.service.settled:
-                return
-            await gateway.service.news.wait()
-            gateway.service.news.clear()
-    finally:
-        await gateway.stop()

@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from mcpgateway import __version__, app, config, logs
+from mcpgateway import __version__, app, config, logs, serving
 from mcpgateway.auth.tokens import new_token
 from mcpgateway.config import Config, ServerConfig
 from mcpgateway.errors import ConfigError
@@ -85,7 +85,7 @@ def serve(path: _ConfigPath = None, host: _Host = "127.0.0.1", port: _Port = 444
     config.check_exposure(settings, host)
     _set_up_logs(settings)
     gateway = app.Gateway(settings, local=not config.needs_auth(host))
-    _run(app.serve(gateway, host, port, lambda port: _announce(settings, base_url(settings, host, port))))
+    _run(serving.serve(gateway, host, port, lambda port: _announce(settings, base_url(settings, host, port))))
 
 
 @cli.command()
@@ -99,7 +99,7 @@ def stdio(
     """
     settings = _load(path)
     _set_up_logs(settings)
-    _run(app.serve_stdio(app.Gateway(settings), server, sys.stdin.fileno(), _own_stdout()))
+    _run(serving.serve_stdio(app.Gateway(settings), server, sys.stdin.fileno(), _own_stdout()))
 
 
 def _own_stdout() -> int:
@@ -153,7 +153,7 @@ async def _watch(settings: Config) -> list[UpstreamReport]:
     """The last reports. They are printed at the end; on a terminal they are also shown as they come."""
     reports: list[UpstreamReport] = []
     with Live(console=_out, auto_refresh=False, transient=True) as live:
-        async for reports in app.check(settings):
+        async for reports in serving.check(settings):
             live.update(overview(reports), refresh=True)
     _out.print(overview(reports))
     return reports

@@ -28,10 +28,10 @@ IDLE_SECONDS = 4.0
 """How long a connection is kept for reuse. Common servers close theirs after 5 s: who closes first loses no request to that
 race."""
 IDLE_CONNECTIONS = 64
-FRESH_SECONDS = 0.001
-"""A connection that came home less than this ago was looked at by the event loop just then. If its server is known to keep
-it after an answer, asking the system once more whether it was closed would cost each call of a busy upstream, for next to
-nothing."""
+FRESH_SECONDS = 0.02
+"""An end that came before this turn of the event loop has been seen; the system is asked for one that came during it. Not of
+a connection whose server is known to keep it, and that came home less than this ago: so busy ones are, and there a system
+call for each call costs more than the odd one it would save."""
 COPIED_BYTES = 64 * 1024
 """Up to this size a request is joined to one piece, which costs less than to hand over several."""
 LAST_BYTES_SECONDS = 1.0

@@ -9,8 +9,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from mcpgateway import config
-from mcpgateway.app import Gateway, server_of
+from mcpgateway.app import Gateway
 from mcpgateway.services.upstream import State
+from mcpgateway.serving import server_of
 
 
 class RunningGateway:

@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 
-from mcpgateway import app, config
+from mcpgateway import config
 from mcpgateway.auth.principals import Principal
 from mcpgateway.config.values import OAuthConfig, ServerConfig, TlsConfig
 from mcpgateway.errors import ConfigError
 from mcpgateway.runtime import Sweep
+from mcpgateway.serving import check
 from mcpgateway.upstream import tls
 from mcpgateway.upstream.open import Opener
 from mcpgateway.upstream.tls import TlsContexts
@@ -117,7 +118,7 @@ def audited(stub: StubServer, path: Path) -> dict[str, Any]:
 async def test_a_check_leaves_no_audit_log_behind(stub: StubServer, tmp_path: Path) -> None:
     settings = config.parse(json.dumps(audited(stub, tmp_path / "audit.jsonl")), "test.json", {})
     async with asyncio.timeout(20):
-        reports = [reports async for reports in app.check(settings)]
+        reports = [reports async for reports in check(settings)]
     assert reports[-1][0].state == "ready"
     assert not os.listdir(tmp_path)
 
