@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from mcpgateway import config
+from mcpgateway.app import Gateway
 from mcpgateway.auth.principals import Principal
 from mcpgateway.config.values import OAuthConfig, ServerConfig, TlsConfig
 from mcpgateway.errors import ConfigError
@@ -136,7 +137,7 @@ async def test_an_audit_log_that_cannot_be_opened_is_a_fault_of_the_configuratio
     settings = config.parse(json.dumps(audited(stub, folder / "audit.jsonl")), "test.json", {})
     folder.rmdir()
     with pytest.raises(ConfigError, match=r"test\.json: gateway\.audit\.path: .*audit\.jsonl cannot be opened: No such file"):
-        app.Gateway(settings)
+        Gateway(settings)
 
 
 def test_the_program_ends_with_code_2_where_its_audit_log_cannot_be_opened(
