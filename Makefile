@@ -20,7 +20,7 @@ help: ## show this list
 setup: .venv/.dev .venv/.examples .venv-1x/.ready $(BROWSER) ## install all that the other targets need
 
 run: .venv/.examples ## start a gateway with example servers on http://127.0.0.1:4444 (PORT=…)
-	$(BIN)/python examples/run.py --port $(PORT)
+	@$(BIN)/python examples/run.py --port $(PORT) || [ $$? -eq 130 ] # Ctrl-C
 
 test: .venv/.dev .venv-1x/.ready $(BROWSER) ## run the tests (T=tests/unit, T="tests -k pool", …)
 	$(PYTEST) -n $(WORKERS) $(T)

@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import functools
 import logging
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from mcpgateway.auth.access import Access
 from mcpgateway.auth.credentials import Credentials
-from mcpgateway.config import Config, ServerConfig
+from mcpgateway.config import Config, GatewayConfig, ServerConfig
 from mcpgateway.downstream.conversing import Conversing
 from mcpgateway.downstream.dispatch import Dispatch
 from mcpgateway.downstream.door import Door, Tokens
@@ -238,6 +239,7 @@ class Gateway:
         gone = {slug: self.upstreams[slug] for slug in old if slug in changed - rotating}
         self._switch(list(new), come, gone)
         watch_anew = [slug for slug in rotating if self._rotate(self.upstreams[slug], new[slug])]
+        told = _changes(self.config.gateway, config.gateway, changed)
         old_tokens = self._take_over(config, tokens)
         await close_tokens(old_tokens)
         for slug in (*gone, *watch_anew):
@@ -248,7 +250,7 @@ class Gateway:
         for slug in (*come, *watch_anew):
             self.upstreams[slug].breaker.succeeded()
             self.service.watch(self.upstreams[slug])
-        _log.info("the new configuration is in force; changed: %s", ", ".join(sorted(changed)) or "no server")
+        _log.info("the new configuration is in force; changed: %s", told)
 
     def _switch(self, order: list[str], come: dict[str, Upstream], gone: dict[str, Upstream]) -> None:
         """Some upstreams take the place of others; in the end there are those of `order`."""
@@ -318,3 +320,16 @@ class Gateway:
         if self._spans is not None:
             await asyncio.to_thread(self._spans.close)
         self.sweep.close()
+
+
+FOLLOWED = frozenset({"access", "auth"})
+"""Settings of the gateway that change while it runs."""
+
+
+def _changes(before: GatewayConfig, after: GatewayConfig, servers: Iterable[str]) -> str:
+    """What differs, and which of it holds from the next start only."""
+    fields = [field for field in before.__struct_fields__ if getattr(before, field) != getattr(after, field)]
+    now = [*sorted(servers), *(f"gateway.{field}" for field in fields if field in FOLLOWED)]
+    later = [f"gateway.{field}" for field in fields if field not in FOLLOWED]
+    told = ", ".join(now) or "no server"
+    return f"{told}; after a restart: {', '.join(later)}" if later else told

@@ -17,7 +17,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 _SHORTEST_SECRET = 6  # shorter ones would blot out ordinary words
 _bearer = re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{6,}")
-_query = re.compile(r"(?<=\S)\?[^\s\"'<>]+")
+_query = re.compile(r"(?<=\S)\?[^\s\"'<>]*\w[^\s\"'<>]*")
 
 _hidden: set[str] = set()
 _secrets = re.compile(r"(?!)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import logging
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -22,6 +23,8 @@ from mcpgateway.downstream.uvicorn_protocol import UvicornProtocol
 from mcpgateway.services.audit import NullAudit
 from mcpgateway.services.gateway_service import UpstreamReport
 from mcpgateway.services.reloading import ConfigFile
+
+_log = logging.getLogger("mcpgateway")
 
 CUT_SECONDS = 1
 """What is left of calls after draining is cut off within this time."""
@@ -46,6 +49,7 @@ class Server(uvicorn.Server):
             super().handle_exit(sig, frame)
         else:
             self._gateway.asgi.draining = True
+            _log.info("draining: no new calls; those in flight have %g s", self._gateway.config.gateway.drain_seconds)
             self._loop.call_soon_threadsafe(lambda: runtime.spawn(self._drain(sig, frame), "drain"))
 
     async def _drain(self, sig: int, frame: FrameType | None) -> None:

@@ -108,7 +108,7 @@ class Endpoint:
 
     async def _mcp(self, exchange: Exchange, view: View) -> None:
         principal = self._door.known(exchange.headers) or await self._door.verify(exchange.headers)
-        self._admit(principal, view)
+        self._admit(principal, view, exchange.method)
         method = exchange.method
         if method == "POST":
             body = await exchange.body(self._body_bytes)
@@ -129,7 +129,7 @@ class Endpoint:
 
     async def _old_sse(self, exchange: Exchange, place: Place) -> None:
         principal = self._door.known(exchange.headers) or await self._door.verify(exchange.headers)
-        self._admit(principal, place.view)
+        self._admit(principal, place.view, exchange.method)
         if exchange.method != place.method:
             await exchange.respond(405, b"", ((b"allow", place.method.encode()),))
         elif place.id:
@@ -142,11 +142,13 @@ class Endpoint:
         else:
             await self._sse.get(exchange, principal, place)
 
-    def _admit(self, principal: Principal, view: View) -> None:
-        """Raises NotFound, Busy."""
-        if view.single and not self._access.of(principal).server(view.only.slug):
+    def _admit(self, principal: Principal, view: View, method: str) -> None:
+        """Raises NotFound, Busy. Ending a session is always free: it gives back what it held."""
+        rights = self._access.of(principal)
+        if view.single and not rights.all and not rights.server(view.only.slug):
             raise not_served()
-        self._rate.check(principal.id)
+        if method != "DELETE":
+            self._rate.check(principal.id)
 
     async def _refuse(self, error: GatewayError, exchange: Exchange) -> None:
         """Answer a request that no edge took."""
@@ -176,4 +178,4 @@ class Endpoint:
 
 def not_served() -> NotFound:
     """What is said of a path at which nothing is served, or nothing that the caller may use: nobody learns which."""
-    return NotFound("nothing is served at this path; MCP is at /mcp and /servers/<server>/mcp")
+    return NotFound("nothing is served at this path; MCP is at /mcp and /servers/<server>/mcp, of the older kind at /sse")

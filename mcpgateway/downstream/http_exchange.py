@@ -25,12 +25,16 @@ _value = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 
 
 @lru_cache(maxsize=256)
-def header_line(header: tuple[bytes, bytes]) -> bytes:
-    """A header as it is sent. Raises RuntimeError for what would be read as something else: a line break, above all."""
-    name, value = header
-    if not _name.fullmatch(name) or not _value.fullmatch(value):
-        raise RuntimeError(f"a response must not have the header {name[:40]!r}: its name or value is none")
-    return b"%b: %b\r\n" % header
+def head_of(status: int, headers: tuple[tuple[bytes, bytes], ...]) -> tuple[bytes, bool]:
+    """The beginning of a response's head, and whether the connection ends with it.
+
+    Raises RuntimeError for a header that would be read as something else: one with a line break, above all.
+    """
+    for name, value in headers:
+        if not _name.fullmatch(name) or not _value.fullmatch(value):
+            raise RuntimeError(f"a response must not have the header {name[:40]!r}: its name or value is none")
+    lines = b"".join(b"%b: %b\r\n" % header for header in headers)
+    return _STATUS_LINES[status] + lines, b"\r\nconnection: close\r\n" in b"\r\n" + lines.lower()
 
 
 class Wire(Protocol):
@@ -181,9 +185,12 @@ class HttpExchange:
             raise RuntimeError("the response has begun already")
         if self._wire.writable is not None:
             await self._wire.writable.wait()
-        length = b"" if status in _NO_CONTENT else b"content-length: %d\r\n" % len(body)
-        head = self._head(status, headers, length)
+        head = self._head(status, headers)
         self.begun = self.answered = True
+        if status not in _NO_CONTENT:
+            head += b"content-length: %d\r\n\r\n" % len(body)
+        else:
+            head += b"\r\n"
         if self.method == "HEAD":
             self._wire.write(head)
         elif len(body) <= COPIED_BYTES:
@@ -191,25 +198,25 @@ class HttpExchange:
         else:
             self._wire.write(head, body)
 
-    def _head(self, status: int, headers: HeaderList, framing: bytes) -> bytes:
-        lines = [_STATUS_LINES[status], *map(header_line, headers), framing]
+    def _head(self, status: int, headers: HeaderList) -> bytes:
+        """The head but for how the body is framed. It says so if the connection ends with this response."""
+        head, closes = head_of(status, tuple(headers))
         if not self.arrived and self._expects and not self._size:
             # Nobody knows whether what comes next is the body after all, or another request.
             self.keep_alive = False
-        if _CLOSE_LINE in lines:
+        if closes:
             self.keep_alive = False
         elif not self.keep_alive or self._wire.closing:
-            lines.append(_CLOSE_LINE)
-        lines.append(b"\r\n")
-        return b"".join(lines)
+            head += _CLOSE_LINE
+        return head
 
     async def begin(self, headers: HeaderList) -> None:
         if self.begun:
             raise RuntimeError("the response has begun already")
         self.keep_alive = self.keep_alive and self.chunked
-        head = self._head(200, headers, b"transfer-encoding: chunked\r\n" if self.chunked else b"")
+        head = self._head(200, headers)
         self.begun = True
-        self._wire.write(head)
+        self._wire.write(head + (b"transfer-encoding: chunked\r\n\r\n" if self.chunked else b"\r\n"))
 
     async def write(self, piece: bytes) -> None:
         if self._wire.writable is not None:

@@ -14,6 +14,8 @@ from mcpgateway.errors import RpcError
 from mcpgateway.protocol import jsonrpc, revisions
 from mcpgateway.runtime import Sweep
 
+PLAIN = (JSON,)
+
 
 class Reply:
     """What is said to a client while its call runs, and in the end. Each edge adds how its clients are asked.
@@ -59,7 +61,7 @@ class Reply:
         self._sweep.forget(self)
         if self._stream is None or self._outlet is None:
             body = b"[" + b",".join(bodies) + b"]" if batch else bodies[0]
-            await self._exchange.respond(status, body, (JSON, *headers))
+            await self._exchange.respond(status, body, (JSON, *headers) if headers else PLAIN)
             return
         for body in bodies:
             self._outlet.put_surely(body)

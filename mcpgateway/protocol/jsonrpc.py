@@ -18,6 +18,10 @@ Params = dict[str, Raw]
 
 NO_PARAMS: Params = {}
 
+NO_ID = "server-error"
+"""What the official SDKs write for an id that is not known: no revision's schema allows JSON-RPC's null, and clients that
+miss the field show nothing of the error."""
+
 
 class Message(msgspec.Struct, gc=False):
     """One decoded envelope: a request, a notification, a result or an error, told apart by which fields are set."""
@@ -157,7 +161,5 @@ def result(id: Id, raw_result: bytes | Raw) -> bytes:
 
 
 def error(id: Id | None, raw_error: bytes | Raw) -> bytes:
-    """An error's bytes. Without an id the field is left out, as MCP asks: JSON-RPC's null is in no revision's schema."""
-    if id is None:
-        return b'{"jsonrpc":"2.0","error":%b}' % raw_error
-    return b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (_encode(id), raw_error)
+    """An error's bytes. Where the request's id is not known it is `NO_ID`."""
+    return b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (_encode(NO_ID if id is None else id), raw_error)

@@ -13,7 +13,16 @@ import msgspec
 
 from mcpgateway import runtime
 from mcpgateway.auth.credentials import Credential
-from mcpgateway.errors import AuthRefused, CircuitOpen, ConnectionLost, RpcError, SessionLost, StateLost, UpstreamError
+from mcpgateway.errors import (
+    AuthRefused,
+    CircuitOpen,
+    ConnectionLost,
+    Forbidden,
+    RpcError,
+    SessionLost,
+    StateLost,
+    UpstreamError,
+)
 from mcpgateway.pool.key import PoolKey, Terms
 from mcpgateway.pool.session import Lease
 from mcpgateway.protocol import jsonrpc, revisions
@@ -125,6 +134,10 @@ class Forward:
         if upstream.breaker.is_open:
             upstream.breaker.succeeded()
         return result
+
+    def refused(self, upstream: Upstream, conversation: Conversation, call: Call) -> None:
+        """Record that a caller asked for what it may not use."""
+        self._audit.record(upstream.name, conversation, call, Forbidden("not for this caller"), 0.0)
 
     async def _carry(self, upstream: Upstream, conversation: Conversation, call: Call, channel: Channel) -> bytes:
         """Send the call, and again where it may be.

@@ -37,5 +37,6 @@ class PromptService:
             known = self._catalog.known(upstream, conversation, call, PROMPTS)
             own = (known.own_name(upstream.slug, name) if known is not None else None) or own
         if not self._access.of(conversation.principal).prompt(upstream.slug, own):
+            self._forward.refused(upstream, conversation, call)
             raise unknown("prompt", name)
         return upstream, own

@@ -73,6 +73,7 @@ class ResourceService:
         """
         upstream, own = await self._find(view, conversation, call, uri)
         if not self._access.of(conversation.principal).resource(upstream.slug, own):
+            self._forward.refused(upstream, conversation, call)
             raise _not_found(uri)
         return upstream, own
 

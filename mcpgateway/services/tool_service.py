@@ -54,6 +54,7 @@ class ToolService:
             known = self._catalog.known(upstream, conversation, call, TOOLS)
             own = (known.own_name(upstream.slug, name) if known is not None else None) or own
         if not self._access.of(conversation.principal).tool(upstream.slug, own):
+            self._forward.refused(upstream, conversation, call)
             raise unknown("tool", name)
         return upstream, own
 

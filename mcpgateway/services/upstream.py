@@ -92,7 +92,7 @@ class Upstream:
         if self._speaks_modern:
             return (
                 "bound",
-                f"it speaks {revisions.NEWEST_MODERN}, where a session is nothing but a conversation's subscriptions",
+                f"it speaks {revisions.NEWEST_MODERN}; each conversation has a session of its own, which there holds no state",
             )
         if self.stateful is False:
             return "stateless", "it gives its sessions no name, so it keeps no state in them"

@@ -62,7 +62,7 @@ def test_an_upstreams_own_error_passes_byte_for_byte() -> None:
 def test_a_fault_of_ours_says_where_to_look_and_nothing_else() -> None:
     answered, bare = unexpected("r-1", 5), unexpected("r-1", None)
     assert (answered.status, bare.status) == (200, 500)
-    for problem, id in ((answered, 5), (bare, None)):
+    for problem, id in ((answered, 5), (bare, "server-error")):
         body = json.loads(problem.body)
         assert (body.get("id"), body["error"]["code"], body["error"]["data"]["requestId"]) == (id, -32603, "r-1")
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from msgspec import UNSET, Raw
+from msgspec import Raw
 
 from mcpgateway.errors import ClientError, InvalidParams, InvalidRequest, ParseError
 from mcpgateway.protocol import jsonrpc
@@ -79,7 +79,7 @@ def test_raw_params_come_out_as_the_bytes_they_went_in(id: jsonrpc.Id, method: s
 def test_an_error_comes_out_as_the_bytes_it_went_in(id: jsonrpc.Id | None, error: dict[str, Any]) -> None:
     text = raw_of(error, False)
     message = decode(jsonrpc.error(id, text))
-    assert message.id == (UNSET if id is None else id)
+    assert message.id == (jsonrpc.NO_ID if id is None else id)
     assert isinstance(message.error, Raw)
     assert bytes(message.error) == text
 
