@@ -128,7 +128,7 @@ class Gateway:
         self.catalog = Catalog(self.forward)
         self.announcer = Announcer(self.catalog, self._access)
         self.lists = Lists(self.catalog, self._access)
-        self.tasks = TaskService(self.forward)
+        self.tasks = TaskService(self.forward, self._access)
         self.tools = ToolService(self.forward, self.catalog, self.lists, self._access, self.tasks)
         self.resources = ResourceService(self.forward, self.lists, self._access)
         self.prompts = PromptService(self.forward, self.catalog, self.lists, self._access)

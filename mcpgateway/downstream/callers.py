@@ -110,7 +110,7 @@ class Callers:
     def __init__(self, sweep: Sweep, limit: int = MAX_CALLERS) -> None:
         self._sweep = sweep
         self._limit = limit
-        self._callers: OrderedDict[tuple[str, View, bytes], Caller] = OrderedDict()
+        self._callers: OrderedDict[tuple[str, frozenset[str], View, bytes], Caller] = OrderedDict()
 
     def __repr__(self) -> str:
         return f"<Callers {len(self)}>"
@@ -123,7 +123,8 @@ class Callers:
 
     def of(self, principal: Principal, view: View, request: Envelope) -> Caller:
         """The caller of a request, new if it was not here before."""
-        key = (principal.id, view, request.capabilities)
+        # Not one for all tokens of a principal: what one of them allows is not what another does.
+        key = (principal.id, frozenset(principal.groups), view, request.capabilities)
         caller = self._callers.get(key)
         if caller is None:
             caller = self._callers[key] = Caller(principal, view, request, self._sweep)
@@ -131,5 +132,5 @@ class Callers:
                 self._callers.popitem(last=False)
         else:
             self._callers.move_to_end(key)
-            caller.principal = principal  # the same one, with the groups that it has now
+            caller.principal = principal  # the same one, perhaps by a newer token
         return caller

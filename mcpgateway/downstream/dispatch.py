@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+from mcpgateway.auth.principals import Principal
 from mcpgateway.errors import MethodNotFound
 from mcpgateway.protocol.call import Call, Channel
 from mcpgateway.protocol.modern import LISTED_FOR, REMOVED
@@ -63,9 +64,11 @@ class Dispatch:
             raise MethodNotFound(f"Method not found: {method[:200]}")
         return handler
 
-    def modern(self, method: str, view: View) -> Handler:
+    def modern(self, method: str, view: View, call: Call, principal: Principal) -> Handler:
         """As `handler`, with the methods that modern clients have; those of what a single server does not offer are none."""
         capability = LISTED_FOR.get(method)
-        if method in REMOVED or (capability is not None and view.single and not view.only.offers(capability)):
+        if method in REMOVED or (
+            capability is not None and view.single and not view.only.offers_to(principal, call, capability)
+        ):
             raise MethodNotFound(f"Method not found: {method}")
         return self.handler(method)

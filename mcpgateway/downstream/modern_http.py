@@ -116,8 +116,8 @@ class ModernHTTP:
 
     async def _serve(self, request: Envelope, exchange: Exchange, caller: Caller) -> None:
         """Answer one call. Raises GatewayError for what is found wrong with it before it begins."""
-        handler = self._discover if request.method == DISCOVER else self._dispatch.modern(request.method, caller.view)
         call = self._call(request, exchange, caller)
+        handler = self._handler(request, caller, call)
         if self.mirrored and request.method == "tools/call":
             await self._check_mirrored(request, caller, call)
         reply = ModernReply(exchange, self._sweep, request)
@@ -135,6 +135,12 @@ class ModernHTTP:
             leaving.over = True
             self._in_flight -= 1
             await reply.abandon()
+
+    def _handler(self, request: Envelope, caller: Caller, call: Call) -> Handler:
+        """Raises MethodNotFound."""
+        if request.method == DISCOVER:
+            return self._discover
+        return self._dispatch.modern(request.method, caller.view, call, caller.principal)
 
     def _call(self, request: Envelope, exchange: Exchange, caller: Caller) -> Call:
         same = request.client_info == caller.client_info

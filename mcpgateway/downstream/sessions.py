@@ -57,6 +57,8 @@ class ClientSession(Conversation):
         super().__init__(secrets.token_hex(16), principal, version, capabilities, client_info)
         self.view = view
         self.last_used_at = 0.0
+        self.batches = 0
+        """Under way, some of whose requests may not have begun."""
         self.in_flight: dict[jsonrpc.Id, asyncio.Task[object]] = {}
         self.cancelled: set[jsonrpc.Id] = set()
         self.stream: Outlet | None = None
@@ -76,10 +78,19 @@ class ClientSession(Conversation):
         self.capabilities_print = fingerprint(capabilities.decode())
         self.client_info = client_info
 
+    def act_as(self, principal: Principal) -> None:
+        """A request of this principal's begins. Raises Busy where others run that may do other things than it.
+
+        It is the same one as before, perhaps by a newer token. What runs must not gain, or lose, what another token allows.
+        """
+        if self.busy and frozenset(principal.groups) != frozenset(self.principal.groups):
+            raise Busy("requests with a token of other groups are in flight in this session; try again when they are answered")
+        self.principal = principal
+
     @property
     def busy(self) -> bool:
         """Whether work is in flight; such a session is never evicted."""
-        return bool(self.in_flight)
+        return bool(self.in_flight) or self.batches > 0
 
     def sees(self, upstream: str) -> bool:
         return upstream in self.view.upstreams

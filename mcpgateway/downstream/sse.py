@@ -88,7 +88,7 @@ class HttpSse:
         check_json(exchange.headers)
         pipe, stream = self._clients.get(place.id) or _unknown()
         session = self._sessions.get(pipe.session.id, principal.id, place.view)
-        session.principal = principal  # the same one, with the groups that it has now
+        session.act_as(principal)
         if stream.behind:
             raise Busy("the stream's reader is too far behind: read what there is before asking for more")
         pipe.take(body, exchange)

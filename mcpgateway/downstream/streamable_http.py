@@ -80,7 +80,7 @@ class StreamableHTTP:
         if id is None:
             raise InvalidRequest("the Mcp-Session-Id header is missing: send initialize first, and then the id it answers with")
         session = self._sessions.get(id.decode("latin-1"), principal.id, view)
-        session.principal = principal  # the same one, with the groups that it has now
+        session.act_as(principal)
         return session
 
     async def _answer(self, exchange: Exchange, message: jsonrpc.Message, session: ClientSession) -> None:
@@ -140,6 +140,7 @@ class StreamableHTTP:
             await exchange.respond(202, b"", ())
             return
         reply = SessionReply(session, exchange, self._sweep, self.store)
+        session.batches += 1
         try:
             answers = await asyncio.gather(
                 *(runtime.spawn(self._answer_one(exchange, message, session, reply), "one of a batch") for message in requests)
@@ -148,6 +149,8 @@ class StreamableHTTP:
         except BaseException:
             await reply.abandon()
             raise
+        finally:
+            session.batches -= 1
 
     async def _answer_one(
         self, exchange: Exchange, message: jsonrpc.Message, session: ClientSession, reply: SessionReply

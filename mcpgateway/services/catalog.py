@@ -153,6 +153,14 @@ class Catalog:
                 return entry.listings[kind]
         return None
 
+    def at_hand(self, upstream: Upstream, conversation: Conversation, call: Call, kind: Kind) -> Listing | None:
+        """The list as far as it is in memory, or one alike. Where it is not, or is out of date, it is fetched meanwhile."""
+        entry = self._entry(upstream, conversation, call)
+        listing = entry.listings.get(kind)
+        if listing is None or listing.stale or self._now() - listing.fetched_at > MAX_AGE_SECONDS:
+            self._fetch(entry, upstream, conversation, call, kind, None)
+        return listing or self.alike(upstream, conversation, call, kind)
+
     async def listing(
         self, upstream: Upstream, conversation: Conversation, call: Call, kind: Kind, via: Forward | None = None
     ) -> Listing:
@@ -197,7 +205,8 @@ class Catalog:
         self, entry: Entry, upstream: Upstream, conversation: Conversation, asked: Call, kind: Kind, via: Forward
     ) -> Listing:
         before = entry.changes[kind.capability]
-        items = await self._items(upstream, conversation, asked, kind, via) if upstream.offers(kind.capability) else []
+        offered = upstream.offers_to(conversation.principal, asked, kind.capability)
+        items = await self._items(upstream, conversation, asked, kind, via) if offered else []
         listing = entry.listings[kind] = Listing(items, self._now())
         listing.stale = entry.changes[kind.capability] != before
         return listing

@@ -3,10 +3,12 @@ can be helped."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 from msgspec import Raw
 
-from mcpgateway.auth.access import Access, Rights
+from mcpgateway.auth.access import Access
 from mcpgateway.errors import UpstreamError
 from mcpgateway.protocol import jsonrpc, revisions
 from mcpgateway.protocol.call import Call, NoChannel
@@ -42,13 +44,14 @@ class Handshake:
         """The raw InitializeResult for a new conversation. Raises UpstreamError where a single upstream cannot be asked."""
         has_tasks = conversation.version == HAVE_TASKS
         if not view.single:
-            offered = has_tasks and any(each.welcome is not None and each.offers("tasks") for each in view.upstreams.values())
+            shown = self._shown(view, conversation, call)
+            offered = has_tasks and any("tasks" in welcome.capabilities for welcome in shown.values())
             return msgspec.json.encode(
                 {
                     "protocolVersion": conversation.version,
                     "capabilities": CAPABILITIES | ({"tasks": TASKS} if offered else {}),
                     "serverInfo": Raw(GATEWAY_INFO),
-                    "instructions": _instructions(view, self._access.of(conversation.principal)),
+                    "instructions": _instructions(self._servers(view, conversation), shown),
                 }
             )
         welcome = await self._welcome(view.only, conversation, call)
@@ -59,10 +62,11 @@ class Handshake:
     async def discover(self, view: View, conversation: Conversation, call: Call) -> bytes:
         """The raw DiscoverResult for a modern client, as a modern server gives it. Raises as `initialize` does."""
         if not view.single:
+            shown = self._shown(view, conversation, call)
             return _discovered(
                 {
                     "capabilities": jsonrpc.raw(CAPABILITIES),
-                    "instructions": jsonrpc.raw(_instructions(view, self._access.of(conversation.principal))),
+                    "instructions": jsonrpc.raw(_instructions(self._servers(view, conversation), shown)),
                     "_meta": jsonrpc.raw({SERVER_INFO_META: Raw(GATEWAY_INFO)}),
                 }
             )
@@ -81,6 +85,16 @@ class Handshake:
             return frozenset(LISTS)
         welcome = await self._welcome(view.only, conversation, call)
         return frozenset(kind for kind in LISTS if declares(welcome, kind, "listChanged"))
+
+    def _servers(self, view: View, conversation: Conversation) -> list[Upstream]:
+        """Those that the caller may use."""
+        rights = self._access.of(conversation.principal)
+        return [upstream for slug, upstream in view.upstreams.items() if rights.server(slug)]
+
+    def _shown(self, view: View, conversation: Conversation, call: Call) -> dict[str, Welcome]:
+        """What each of them said of itself to this caller, as far as that is known."""
+        known = {each.slug: each.shown_to(conversation.principal, call) for each in self._servers(view, conversation)}
+        return {slug: welcome for slug, welcome in known.items() if welcome is not None}
 
     async def _welcome(self, upstream: Upstream, conversation: Conversation, call: Call) -> Welcome:
         identity = upstream.identity_of(conversation.principal, call)
@@ -101,11 +115,9 @@ def _discovered(fields: jsonrpc.Params) -> bytes:
     return msgspec.json.encode({"ttlMs": 0} | fields | fixed)
 
 
-def _instructions(view: View, rights: Rights) -> str:
-    """What each server that the caller may use says of its use, under its name."""
-    servers = {slug: upstream for slug, upstream in view.upstreams.items() if rights.server(slug)}
-    parts = [f"Tools and prompts are named <server>__<name>. Servers: {', '.join(servers) or 'none'}."]
-    for slug, upstream in servers.items():
-        if upstream.welcome is not None and upstream.welcome.instructions:
-            parts.append(f"## {slug}\n{upstream.welcome.instructions}")
+def _instructions(servers: list[Upstream], shown: Mapping[str, Welcome]) -> str:
+    """What each server says of its use, under its name."""
+    names = ", ".join(upstream.slug for upstream in servers)
+    parts = [f"Tools and prompts are named <server>__<name>. Servers: {names or 'none'}."]
+    parts += [f"## {slug}\n{welcome.instructions}" for slug, welcome in shown.items() if welcome.instructions]
     return "\n\n".join(parts)

@@ -70,7 +70,7 @@ class Opening:
 
     async def _restore(self, session: UpstreamSession, binding: Binding) -> None:
         """Give a new session what the client told earlier ones: its log level and its subscriptions."""
-        for method, params in self._steps(binding):
+        for method, params in self._steps(session, binding):
             call = Call(method, params, client=self._conversation, headers=binding.credential.lines)
             call.timeout_seconds = RESTORE_SECONDS
             try:
@@ -78,10 +78,10 @@ class Opening:
             except RpcError as error:
                 _log.info("%s on a new session of %r: error %d", method, self._upstream.name, error.code)
 
-    def _steps(self, binding: Binding) -> list[tuple[str, jsonrpc.Params]]:
+    def _steps(self, session: UpstreamSession, binding: Binding) -> list[tuple[str, jsonrpc.Params]]:
         steps: list[tuple[str, jsonrpc.Params]] = []
         conversation = self._conversation
-        if conversation.log_level is not None and self._upstream.offers("logging"):
+        if conversation.log_level is not None and "logging" in session.welcome.capabilities:
             steps.append(("logging/setLevel", {"level": jsonrpc.raw(conversation.log_level)}))
         if binding.kept:
             uris = [uri for slug, uri in conversation.subscriptions if slug == self._upstream.slug]

@@ -54,7 +54,8 @@ class ResourceService:
 
         Raises MethodNotFound where the upstream has no subscriptions, and what `Forward.send` raises.
         """
-        if upstream.welcome is not None and not declares(upstream.welcome, "resources", "subscribe"):
+        welcome = upstream.shown_to(conversation.principal, call)
+        if welcome is not None and not declares(welcome, "resources", "subscribe"):
             raise MethodNotFound(f"upstream {upstream.name!r} has no subscriptions to resources")
         await self._forward.send(upstream, conversation, call, NoChannel())
 
@@ -91,7 +92,8 @@ class ResourceService:
         for upstream, listing in await self._lists.gather(view, conversation, call, TEMPLATES):
             if listing.matches(uri) and rights.resource(upstream.slug, uri):
                 return upstream, uri
-        with_resources = [upstream for upstream in view.upstreams.values() if upstream.offers("resources")]
+        of_caller = conversation.principal, call
+        with_resources = [each for each in view.upstreams.values() if each.offers_to(*of_caller, "resources")]
         if len(with_resources) == 1:
             return with_resources[0], uri
         raise _not_found(uri)

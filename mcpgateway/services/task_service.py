@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, OrderedDict
+from collections.abc import Iterable
 
 import msgspec
 from msgspec import Raw
 
+from mcpgateway.auth.access import Access
 from mcpgateway.errors import GatewayError, InvalidParams
 from mcpgateway.protocol import jsonrpc
 from mcpgateway.protocol.call import Call, Channel
@@ -33,8 +35,9 @@ EXTENSION = b'"io.modelcontextprotocol/tasks"'
 class TaskService:
     """Knows to whom each task was issued, and by which upstream."""
 
-    def __init__(self, forward: Forward) -> None:
+    def __init__(self, forward: Forward, access: Access) -> None:
         self._forward = forward
+        self._access = access
         self._issuers: OrderedDict[tuple[str, str], str] = OrderedDict()
         self._per_user: Counter[str] = Counter()
 
@@ -76,9 +79,15 @@ class TaskService:
         id = jsonrpc.string_of(call.params, "taskId")
         slug = self._issuers.get((conversation.user, id), "")
         upstream = view.upstreams.get(slug)
-        if upstream is None:
+        if upstream is None or not self._access.of(conversation.principal).server(slug):
             raise InvalidParams("there is no task of this id")
         return await self._forward.send(upstream, conversation, call, channel)
+
+    def _with_tasks(self, view: View, conversation: Conversation, call: Call) -> Iterable[Upstream]:
+        """Servers that hold tasks of this principal, as far as it may use them still."""
+        rights = self._access.of(conversation.principal)
+        issuers = {slug for (user, _), slug in self._issuers.items() if user == conversation.user}
+        return [view.upstreams[slug] for slug in view.upstreams.keys() & issuers if rights.server(slug)]
 
     async def _all(self, upstream: Upstream, conversation: Conversation, asked: Call, channel: Channel) -> list[Raw]:
         tasks: list[Raw] = []
@@ -108,7 +117,7 @@ class TaskService:
         if view.single:
             return await self._page(view.only, conversation, call, channel)
         tasks: list[Raw] = []
-        for upstream in [each for each in view.upstreams.values() if each.welcome is not None and each.offers("tasks")]:
+        for upstream in self._with_tasks(view, conversation, call):
             try:
                 tasks += await self._all(upstream, conversation, call, channel)
             except GatewayError as error:

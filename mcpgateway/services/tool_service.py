@@ -8,7 +8,6 @@ import msgspec
 from msgspec import Raw
 
 from mcpgateway.auth.access import Access
-from mcpgateway.errors import GatewayError
 from mcpgateway.protocol import headers, jsonrpc
 from mcpgateway.protocol.call import Call, Channel
 from mcpgateway.services.catalog import TOOLS, Catalog
@@ -61,15 +60,13 @@ class ToolService:
     async def mirrored_schema(self, view: View, conversation: Conversation, call: Call) -> Raw | None:
         """The raw input schema of the called tool, if it says that arguments are repeated in headers.
 
-        None where there is no such tool in the list, or no list to be had: then there is nothing to check the headers by.
+        None where there is no such tool in the list, or no list in memory: then there is nothing to check the headers by.
         Raises InvalidParams for what the caller may not use.
         """
         upstream, own = self._owner(view, conversation, call)
-        try:
-            item = (await self._catalog.listing(upstream, conversation, call, TOOLS)).by_id.get(own)
-        except GatewayError as error:
-            _log.info("headers of a call are not checked: %s", error)
-            return None
+        # The list is not waited for: a server that is slow to list must not hold up the calls of its tools.
+        listing = self._catalog.at_hand(upstream, conversation, call, TOOLS)
+        item = listing.by_id.get(own) if listing is not None else None
         return jsonrpc.object_of(item.raw).get("inputSchema") if item is not None and ANNOTATION in item.raw else None
 
     def may_repeat(self, upstream: Upstream, conversation: Conversation, call: Call) -> bool:

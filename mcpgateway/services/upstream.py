@@ -9,6 +9,7 @@ import msgspec
 from mcpgateway.auth.credentials import Credentials
 from mcpgateway.auth.principals import Principal
 from mcpgateway.config import ServerConfig
+from mcpgateway.errors import CredentialMissing
 from mcpgateway.metrics import UpstreamFigures
 from mcpgateway.pool.breaker import Breaker
 from mcpgateway.protocol import jsonrpc, revisions
@@ -142,8 +143,21 @@ class Upstream:
         return self.credentials.identity(principal, call.client_headers)
 
     def offers(self, capability: str) -> bool:
-        """Whether the server declared a capability; True while it is not known."""
+        """Whether the server declared a capability to whoever asked last; True while it is not known. For nobody's eyes."""
         return self.welcome is None or capability in self.welcome.capabilities
+
+    def shown_to(self, principal: Principal | None, call: Call) -> Welcome | None:
+        """What it said of itself to this caller; None while that is not known. What it says to others may not be for them."""
+        try:
+            identity = self.identity_of(principal, call)
+        except CredentialMissing:
+            return None
+        return self._welcomes.get((identity, False)) or self._welcomes.get((identity, True))
+
+    def offers_to(self, principal: Principal | None, call: Call, capability: str) -> bool:
+        """Whether the server declared a capability to this caller; True while it is not known."""
+        welcome = self.shown_to(principal, call)
+        return welcome is None or capability in welcome.capabilities
 
     def report(self, counts: dict[str, int | None]) -> UpstreamReport:
         """How it fares; `counts` says how many tools, resources and prompts it offers."""

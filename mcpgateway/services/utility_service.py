@@ -50,7 +50,7 @@ class UtilityService:
             return await self._forward.send(view.only, conversation, call, channel)
         for slug in {binding.upstream.slug for binding in conversation.bindings.values()}:
             upstream = view.upstreams.get(slug)
-            if upstream is not None and upstream.offers("logging"):
+            if upstream is not None and upstream.offers_to(conversation.principal, call, "logging"):
                 params = {"level": jsonrpc.raw(level)}
                 told = Call(call.method, params, client=call.client, client_headers=call.client_headers)
                 try:

@@ -41,6 +41,8 @@ INVALID_PARAMS = -32602
 
 _log = logging.getLogger("mcpgateway.upstream")
 
+LIST_CHANGES = frozenset(method for _, method in CHANGES.values())
+
 Heard = Callable[[str, jsonrpc.Params], None]
 """Told the method and the params of each notification of a stream, the subscription's id taken out."""
 
@@ -253,8 +255,12 @@ class Listening:
                 tell(self._upstream, member, UPDATED, msgspec.json.encode({"uri": uri}))
 
     def _concerned(self, method: str, params: jsonrpc.Params) -> list[Member]:
-        if method != UPDATED:
+        if method in LIST_CHANGES:
             return list(self._lists)
+        if method != UPDATED:
+            # Nothing else is asked for, and the stream is several callers': what is meant for one must not reach another.
+            _log.info("%s of upstream %r is for no one in particular, and was not passed on", method[:100], self._upstream)
+            return []
         try:
             uri = jsonrpc.string_of(params, "uri")
         except InvalidParams as error:

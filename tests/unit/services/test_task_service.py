@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from mcpgateway.auth.access import Access
 from mcpgateway.auth.credentials import StaticCredentials
 from mcpgateway.auth.principals import Principal
 from mcpgateway.config import ServerConfig
@@ -35,13 +36,13 @@ def known(service: TaskService, user: str, id: str) -> bool:
 
 
 def test_a_task_that_was_asked_for_is_its_principals_alone() -> None:
-    service = TaskService(None)  # type: ignore[arg-type]
+    service = TaskService(None, Access(None))  # type: ignore[arg-type]
     alice = noted(service, "alice", b'{"task":{"taskId":"t1","status":"working"}}')
     assert known(service, alice, "t1") and not known(service, Principal("static", "bob").id, "t1")
 
 
 def test_a_task_of_the_extension_is_known_where_the_caller_declared_it() -> None:
-    service = TaskService(None)  # type: ignore[arg-type]
+    service = TaskService(None, Access(None))  # type: ignore[arg-type]
     task = b'{"resultType":"task","taskId":"t1","status":"working"}'
     assert not known(service, noted(service, "alice", task, asked=False), "t1")
     assert known(service, noted(service, "alice", task, asked=False, capabilities=DECLARED), "t1")
@@ -49,13 +50,13 @@ def test_a_task_of_the_extension_is_known_where_the_caller_declared_it() -> None
 
 @pytest.mark.parametrize("result", [b"{}", b'{"task":1}', b'{"task":{"taskId":7}}', b'{"content":[],"task":null}', b"[]"])
 def test_answers_of_another_kind_pass(result: bytes) -> None:
-    service = TaskService(None)  # type: ignore[arg-type]
+    service = TaskService(None, Access(None))  # type: ignore[arg-type]
     noted(service, "alice", result)
     assert repr(service) == "<TaskService with 0 tasks of 0 principals>"
 
 
 def test_who_makes_many_loses_sight_of_the_oldest_and_others_of_none() -> None:
-    service = TaskService(None)  # type: ignore[arg-type]
+    service = TaskService(None, Access(None))  # type: ignore[arg-type]
     bob = noted(service, "bob", b'{"task":{"taskId":"of-bob"}}')
     for number in range(REMEMBERED_PER_USER + 1):
         alice = noted(service, "alice", msgspec.json.encode({"task": {"taskId": str(number)}}))
