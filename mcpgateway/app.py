@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from mcpgateway.auth.access import Access
 from mcpgateway.auth.credentials import Credentials
+from mcpgateway.auth.principals import Principal
 from mcpgateway.config import Config, GatewayConfig, ServerConfig
 from mcpgateway.downstream.conversing import Conversing
 from mcpgateway.downstream.dispatch import Dispatch
@@ -50,7 +51,7 @@ from mcpgateway.services.task_service import TaskService
 from mcpgateway.services.tool_service import ToolService
 from mcpgateway.services.upstream import Upstream
 from mcpgateway.services.utility_service import UtilityService
-from mcpgateway.services.views import Views
+from mcpgateway.services.views import View, Views
 from mcpgateway.upstream.open import Opener
 from mcpgateway.upstream.tls import TlsContexts
 from mcpgateway.wiring import (
@@ -59,6 +60,7 @@ from mcpgateway.wiring import (
     credentials_of,
     enabled_servers,
     forward_of,
+    is_let_in,
     rate_limit_of,
     rotated,
     spans_of,
@@ -241,6 +243,7 @@ class Gateway:
         watch_anew = [slug for slug in rotating if self._rotate(self.upstreams[slug], new[slug])]
         told = _changes(self.config.gateway, config.gateway, changed)
         old_tokens = self._take_over(config, tokens)
+        self._part_with_the_gone()
         await close_tokens(old_tokens)
         for slug in (*gone, *watch_anew):
             await self.service.unwatch(slug)
@@ -274,6 +277,21 @@ class Gateway:
             return tokens
         old, self._door.tokens = self._door.tokens, tokens
         return old
+
+    def _part_with_the_gone(self) -> None:
+        """End what is open of callers who are let in no more, or whose server they may not use, or is there no more."""
+        for session in self.sessions.all():
+            if not self._still_served(session.principal, session.view):
+                self.sessions.end(session)
+        self._modern.end_unless(self._still_served)
+
+    def _still_served(self, principal: Principal, view: View) -> bool:
+        if not is_let_in(principal, self.config.gateway.auth):
+            return False
+        if not view.single:
+            return True
+        slug = view.only.slug
+        return slug in self.upstreams and self._access.of(principal).server(slug)
 
     def _rotate(self, upstream: Upstream, server: ServerConfig) -> bool:
         """Show callers under other headers. True if the gateway itself is shown under others, too."""

@@ -10,9 +10,10 @@ from mcpgateway.auth.authenticators import Authenticators
 from mcpgateway.auth.credentials import Credentials, StaticCredentials
 from mcpgateway.auth.jwt import JwtTokens
 from mcpgateway.auth.oauth import OAuthCredentials
+from mcpgateway.auth.principals import ANONYMOUS, Principal
 from mcpgateway.auth.tokens import StaticTokens
 from mcpgateway.config import AuthConfig, Config, LimitsConfig, ServerConfig
-from mcpgateway.config.values import OAuthConfig
+from mcpgateway.config.values import STATIC_ISSUER, OAuthConfig
 from mcpgateway.downstream.door import Tokens
 from mcpgateway.downstream.rate_limit import NoRateLimit, RateLimit, TokenBuckets
 from mcpgateway.errors import ConfigError
@@ -129,6 +130,15 @@ def tokens_of(auth: AuthConfig | None, opener: Opener) -> Authenticators | None:
         return await opener.fetch("issuer's keys", url)
 
     return Authenticators(StaticTokens(auth.tokens), JwtTokens(auth.jwt, fetch))
+
+
+def is_let_in(principal: Principal, auth: AuthConfig | None) -> bool:
+    """Whether somebody who was let in once would be still, going by who vouches for them."""
+    if auth is None:
+        return principal == ANONYMOUS
+    if principal.issuer == STATIC_ISSUER:
+        return any(token.name == principal.subject for token in auth.tokens)
+    return any(issuer.issuer == principal.issuer for issuer in auth.jwt)
 
 
 async def close_tokens(tokens: Tokens | None) -> None:

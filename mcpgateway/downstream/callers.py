@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Protocol
 
@@ -105,15 +105,19 @@ class Asking:
 
 
 class Callers:
-    """The callers that were here last. One that is forgotten loses no session: those are kept in the pool, by principal."""
+    """The callers that were here last. One that is forgotten loses no session: those are kept in the pool, by principal.
+
+    Where there are too many, one of the principal who has the most makes room: nobody can push out everybody else.
+    """
 
     def __init__(self, sweep: Sweep, limit: int = MAX_CALLERS) -> None:
         self._sweep = sweep
         self._limit = limit
         self._callers: OrderedDict[tuple[str, frozenset[str], View, bytes], Caller] = OrderedDict()
+        self._per_user: Counter[str] = Counter()
 
     def __repr__(self) -> str:
-        return f"<Callers {len(self)}>"
+        return f"<Callers {len(self)} of {len(self._per_user)} principals>"
 
     def __len__(self) -> int:
         return len(self._callers)
@@ -128,9 +132,18 @@ class Callers:
         caller = self._callers.get(key)
         if caller is None:
             caller = self._callers[key] = Caller(principal, view, request, self._sweep)
+            self._per_user[principal.id] += 1
             if len(self._callers) > self._limit:
-                self._callers.popitem(last=False)
+                self._forget_one()
         else:
             self._callers.move_to_end(key)
             caller.principal = principal  # the same one, perhaps by a newer token
         return caller
+
+    def _forget_one(self) -> None:
+        most = max(self._per_user.values())
+        key = next(key for key in self._callers if self._per_user[key[0]] == most)
+        del self._callers[key]
+        self._per_user[key[0]] -= 1
+        if not self._per_user[key[0]]:
+            del self._per_user[key[0]]

@@ -12,6 +12,7 @@ from typing import Protocol
 import msgspec
 
 from mcpgateway.downstream import generations
+from mcpgateway.downstream.described import description
 from mcpgateway.downstream.dispatch import Dispatch
 from mcpgateway.downstream.exchange import HeaderList, Headers
 from mcpgateway.downstream.problems import CANCELLED, Problem, problem_of, unexpected
@@ -24,6 +25,8 @@ from mcpgateway.services.forward import Forward
 from mcpgateway.services.handshake import Handshake
 
 _log = logging.getLogger("mcpgateway.calls")
+
+_nothing = msgspec.Raw(b"{}")
 
 
 class Sent(Protocol):
@@ -110,9 +113,9 @@ class Conversing:
             log_level=session.log_level,
         )
         call.when_paused = when_paused
-        call.continue_trace(sent.headers)
         session.in_flight[id] = task = self._current_task()
         try:
+            call.continue_trace(sent.headers)
             result = await self._dispatch.handler(method)(session.view, session, call, channel)
             if generations.by_modern(call.answerer):
                 result = generations.to_legacy(result)
@@ -191,11 +194,8 @@ def described(message: jsonrpc.Message) -> tuple[str, bytes, bytes]:
     """How a client describes itself in `initialize`: the revision agreed on, capabilities, clientInfo. Raises InvalidParams."""
     params = message.params if isinstance(message.params, dict) else jsonrpc.NO_PARAMS
     version = revisions.negotiate(jsonrpc.string_of(params, "protocolVersion"))
-    capabilities = bytes(params.get("capabilities", b"{}"))
-    info = bytes(params.get("clientInfo", b"{}"))
-    jsonrpc.object_of(capabilities)
-    jsonrpc.object_of(info)
-    return version, capabilities, info
+    capabilities, info = params.get("capabilities", _nothing), params.get("clientInfo", _nothing)
+    return version, description(capabilities, "params.capabilities"), description(info, "params.clientInfo")
 
 
 def id_of(message: jsonrpc.Message) -> jsonrpc.Id:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import Raw
 
+from mcpgateway.downstream.described import description
 from mcpgateway.downstream.exchange import HeaderList, Headers
 from mcpgateway.downstream.media import accepts, check_json
 from mcpgateway.errors import ClientError, InvalidParams, InvalidRequest, NotAcceptable, RpcError, UnsupportedVersion
@@ -29,9 +30,7 @@ from mcpgateway.protocol.modern import (
 )
 
 NEEDED = (VERSION_META, CAPABILITIES_META)
-MAX_CAPABILITIES_BYTES = 8192
-"""What callers are told apart by is kept for each of them."""
-
+_nothing = Raw(b"{}")
 _legacy_headers = frozenset({None, *(version.encode() for version in revisions.LEGACY)})
 
 
@@ -41,7 +40,19 @@ class Envelope:
     `answers` are what a modern server is told of earlier rounds beside that.
     """
 
-    __slots__ = ("answers", "capabilities", "client_info", "headers", "id", "log_level", "method", "neutral", "params", "state")
+    __slots__ = (
+        "answers",
+        "capabilities",
+        "client_info",
+        "headers",
+        "id",
+        "log_level",
+        "method",
+        "neutral",
+        "params",
+        "place",
+        "state",
+    )
 
     def __init__(self, message: jsonrpc.Message, meta: Params, headers: Headers) -> None:
         self.headers = headers
@@ -49,13 +60,14 @@ class Envelope:
         self.id = id_of(message)
         self.method = str(message.method)
         self.params: Params = message.params if isinstance(message.params, dict) else {}
-        self.capabilities = _declared(meta[CAPABILITIES_META])
-        self.client_info = bytes(meta.get(CLIENT_INFO_META, b"{}"))
+        self.capabilities = description(meta[CAPABILITIES_META], CAPABILITIES_META)
+        self.client_info = description(meta.get(CLIENT_INFO_META, _nothing), CLIENT_INFO_META)
         self.log_level = _level(meta.get(LOG_LEVEL_META))
         self.state = jsonrpc.string_of(self.params, "requestState") if "requestState" in self.params else None
         self.neutral = _neutral(self.params, meta)
         self.answers: Params = {}
-        jsonrpc.object_of(self.client_info)
+        self.place = ""
+        """The one server whose endpoint it came to; '' at the endpoint of all."""
 
     def __repr__(self) -> str:
         return f"<Envelope {self.method} {self.id}>"
@@ -182,14 +194,6 @@ def _meta_of(message: jsonrpc.Message) -> Params:
     params = message.params
     raw = params.get("_meta") if isinstance(params, dict) else None
     return {} if raw is None else jsonrpc.object_of(raw)
-
-
-def _declared(raw: Raw) -> bytes:
-    """A client's capabilities. Raises InvalidParams where they are no object."""
-    if len(bytes(raw)) > MAX_CAPABILITIES_BYTES:
-        raise InvalidParams(f"{CAPABILITIES_META} is larger than {MAX_CAPABILITIES_BYTES} bytes")
-    jsonrpc.object_of(raw)
-    return bytes(raw)
 
 
 def _level(raw: Raw | None) -> str | None:

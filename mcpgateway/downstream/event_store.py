@@ -86,11 +86,14 @@ class _Pile:
         self.bytes += len(kept.event)
 
     def lose(self, kept: _Kept) -> None:
-        """An event is gone. The list is shortened when it was the oldest, which it mostly is."""
+        """An event is gone. The list is shortened when it was the oldest, which it mostly is, or most of it is gone."""
         self.count -= 1
         self.bytes -= len(kept.event)
         while self._events and self._events[0].gone:
             self._events.popleft()
+        # Behind one event that stays, those of any number of streams may go.
+        if len(self._events) > 2 * self.count:
+            self._events = deque(each for each in self._events if not each.gone)
 
     def after(self, number: int) -> list[bytes]:
         return [kept.event for kept in self._events if kept.number > number and not kept.gone]

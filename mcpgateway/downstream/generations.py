@@ -10,7 +10,7 @@ import re
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from mcpgateway.errors import RpcError
+from mcpgateway.errors import BadAnswer, InvalidParams, RpcError
 from mcpgateway.protocol import jsonrpc
 from mcpgateway.protocol.call import Answerer
 from mcpgateway.protocol.modern import (
@@ -76,7 +76,7 @@ def to_modern(method: str, result: bytes, server_info: bytes) -> bytes:
         return _with(result, added)
     changes = dict(_uncached if method in CACHEABLE else _complete)
     if server_info:
-        meta = jsonrpc.object_of(head.meta) if isinstance(head.meta, Raw) else {}
+        meta = _meta_of(head, server_info)
         changes["_meta"] = jsonrpc.raw({SERVER_INFO_META: Raw(server_info)} | meta)
     return msgspec.json.encode(jsonrpc.object_of(result) | changes)
 
@@ -107,11 +107,30 @@ def to_legacy(result: bytes) -> bytes:
     for name in _uncached:
         fields.pop(name, None)
     if identified:
-        meta = jsonrpc.object_of(fields.pop("_meta"))
+        fields.pop("_meta")
+        meta = _meta_of(head, b"{}")
         meta.pop(SERVER_INFO_META, None)
         if meta:
             fields["_meta"] = jsonrpc.raw(meta)
     return msgspec.json.encode(fields)
+
+
+def _meta_of(head: _Head, server_info: bytes) -> jsonrpc.Params:
+    """The fields of a result's `_meta`. Raises BadAnswer where it is no object: the fault is the server's, not its caller's."""
+    if not isinstance(head.meta, Raw):
+        return {}
+    try:
+        return jsonrpc.object_of(head.meta)
+    except InvalidParams as error:
+        raise BadAnswer(_name_in(server_info), "the _meta of its result is no object") from error
+
+
+def _name_in(server_info: bytes) -> str:
+    """What a server calls itself, for an error that is about it."""
+    try:
+        return jsonrpc.string_of(jsonrpc.object_of(server_info), "name")[:100]
+    except InvalidParams:
+        return "unknown"
 
 
 def _with(result: bytes, members: bytes) -> bytes:

@@ -55,6 +55,9 @@ class Wire(Protocol):
     def hear_leaving(self) -> None:
         """Go on reading, whatever waits already: only so it is seen when the client goes away."""
 
+    def complete(self, exchange: HttpExchange) -> None:
+        """A response is complete: it is the next request's turn, whatever the serving of this one still does."""
+
 
 class HttpExchange:
     """See `exchange.Exchange`. The connection feeds it what arrives, and begins to serve the next when it is over."""
@@ -166,8 +169,6 @@ class HttpExchange:
         if self._expects and not self._size:
             self._wire.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._limit = limit
-        if self._size > limit:
-            self._pieces.clear()
         self._news = asyncio.get_running_loop().create_future()
         self._wire.resume_reading()
         if not self.left:
@@ -197,6 +198,7 @@ class HttpExchange:
             self._wire.write(head + body)
         else:
             self._wire.write(head, body)
+        self._wire.complete(self)
 
     def _head(self, status: int, headers: HeaderList) -> bytes:
         """The head but for how the body is framed. It says so if the connection ends with this response."""
@@ -213,7 +215,6 @@ class HttpExchange:
     async def begin(self, headers: HeaderList) -> None:
         if self.begun:
             raise RuntimeError("the response has begun already")
-        self.keep_alive = self.keep_alive and self.chunked
         head = self._head(200, headers)
         self.begun = True
         self._wire.write(head + (b"transfer-encoding: chunked\r\n\r\n" if self.chunked else b"\r\n"))
@@ -232,10 +233,11 @@ class HttpExchange:
         self.answered = True
         if self.chunked:
             self._wire.write(b"0\r\n\r\n")
+        self._wire.complete(self)
 
     def when_left(self, tell: Callable[[], None]) -> None:
         if self.left:
             asyncio.get_running_loop().call_soon(tell)
-        else:
+        elif not self.answered:  # else the connection is another exchange's by now
             self._tell_left = tell
             self._wire.hear_leaving()

@@ -294,6 +294,19 @@ class HttpProtocol(asyncio.Protocol):
         try:
             await self._serve(exchange)
         finally:
+            if self._answering is exchange:
+                self._served(exchange)
+
+    def complete(self, exchange: HttpExchange) -> None:
+        """See `Wire`. Mostly the serving ends with the response, so that nothing is left to do."""
+        self._loop.call_soon(self._part, exchange)
+
+    def _part(self, exchange: HttpExchange) -> None:
+        """Go on without waiting for what serves an exchange whose response is complete: a call may outlast its stream."""
+        # Whoever still reads its body must hear when the client leaves.
+        if self._answering is exchange and exchange.arrived and self._task is not None:
+            self._server.tasks.add(self._task)  # uvicorn's graceful end waits for it
+            self._task.add_done_callback(self._server.tasks.discard)
             self._served(exchange)
 
     def _served(self, exchange: HttpExchange) -> None:

@@ -12,8 +12,9 @@ from msgspec import Raw
 from mcpgateway import runtime
 from mcpgateway.downstream.callers import UPDATED, Caller, Resource, name_of
 from mcpgateway.downstream.envelope import Envelope
-from mcpgateway.downstream.event_stream import EventStream
+from mcpgateway.downstream.event_stream import QUEUED_BYTES, QUEUED_EVENTS, EventStream
 from mcpgateway.downstream.exchange import Exchange, HeaderList
+from mcpgateway.downstream.leaving import Leaving
 from mcpgateway.errors import Busy, GatewayError, InvalidParams
 from mcpgateway.protocol import jsonrpc
 from mcpgateway.protocol.call import Call, NoChannel
@@ -81,6 +82,7 @@ class Subscription:
         self.sessions: dict[str, UpstreamSession | None] = {}
         """By upstream: where its resources are subscribed to."""
         self._held: list[bytes] = []
+        self._held_bytes = 0
         self._over = False
         self._stream: EventStream | None = None
 
@@ -114,7 +116,13 @@ class Subscription:
         if self._stream is not None:
             self._stream.put(message)
         else:
+            self._hold(message)
+
+    def _hold(self, message: bytes) -> None:
+        """Keep a message until the stream begins, within the bounds that it then has."""
+        if len(self._held) < QUEUED_EVENTS and self._held_bytes < QUEUED_BYTES:
             self._held.append(message)
+            self._held_bytes += len(message)
 
     def end(self) -> None:
         """End the stream with the request's result; at once where it has not begun yet."""
@@ -161,25 +169,41 @@ class Listening:
             raise Busy(f"{self.per_user} streams of this principal are open; end some of them first")
         subscription = Subscription(request, exchange.header_list)
         stream = EventStream(exchange, self._sweep)
+        leaving = Leaving()
         self._add(subscription, caller)
         try:
-            call = self._call("ping", subscription, caller)
-            if caller.view.single:
-                # What a server says to one session alone is heard only in a session that is open.
-                await self._forward.send(caller.view.only, caller, call, NoChannel())
-            announced = await self._handshake.announces(caller.view, caller, call)
-            await asyncio.gather(*(self._subscribe(subscription, caller, uri) for uri in wanted.resource_subscriptions))
-            subscription.begin(stream, wanted.kinds() & announced)
-            exchange.when_left(stream.end_at_once)
+            # Before anything is waited for: a server that does not answer must not keep the stream of a client that is gone.
+            exchange.when_left(leaving.cancel)
+            subscription.begin(stream, await self._prepare(subscription, caller, wanted))
             await stream.ended()
+        except asyncio.CancelledError:
+            if not leaving.was_all():
+                raise
         finally:
+            leaving.over = True
             self._remove(subscription, caller)
             await stream.cut()
+
+    async def _prepare(self, subscription: Subscription, caller: Caller, wanted: Wanted) -> frozenset[str]:
+        """Subscribe to what is wanted. The lists whose changes will be heard."""
+        call = self._call("ping", subscription, caller)
+        if caller.view.single:
+            # What a server says to one session alone is heard only in a session that is open.
+            await self._forward.send(caller.view.only, caller, call, NoChannel())
+        announced = await self._handshake.announces(caller.view, caller, call)
+        await asyncio.gather(*(self._subscribe(subscription, caller, uri) for uri in wanted.resource_subscriptions))
+        return wanted.kinds() & announced
 
     def end_all(self) -> None:
         """Tell all that listen that it is over."""
         for subscription in tuple(self._open):
             subscription.end()
+
+    def end_of(self, caller: Caller) -> None:
+        """Tell one caller that it is over."""
+        for subscription, each in tuple(self._open.items()):
+            if each is caller:
+                subscription.end()
 
     def _add(self, subscription: Subscription, caller: Caller) -> None:
         self._open[subscription] = caller

@@ -15,6 +15,7 @@ from mcpgateway.downstream.callers import Asking, Caller, Callers
 from mcpgateway.downstream.dispatch import Dispatch, Handler
 from mcpgateway.downstream.envelope import Envelope
 from mcpgateway.downstream.exchange import JSON, Exchange, Headers
+from mcpgateway.downstream.leaving import Leaving
 from mcpgateway.downstream.listen import Listening
 from mcpgateway.downstream.parked import Interaction, Outcome
 from mcpgateway.downstream.problems import Problem, modern_problem, unexpected
@@ -87,6 +88,7 @@ class ModernHTTP:
         id = envelope.id_of(message)
         try:
             request = envelope.read(message, exchange.header_list)
+            request.place = view.only.slug if view.single else ""
             caller = self.callers.of(principal, view, request)
             if request.method == LISTEN:
                 await self._listening.serve(request, exchange, caller)
@@ -109,6 +111,12 @@ class ModernHTTP:
         """End the streams that clients listen on. Calls go on."""
         self._listening.end_all()
 
+    def end_unless(self, served: Callable[[Principal, View], bool]) -> None:
+        """End the streams of callers who are served no more."""
+        for caller in self.callers.all():
+            if caller.streams and not served(caller.principal, caller.view):
+                self._listening.end_of(caller)
+
     def close(self) -> None:
         """End what is left."""
         self.drain()
@@ -121,7 +129,7 @@ class ModernHTTP:
         if self.mirrored and request.method == "tools/call":
             await self._check_mirrored(request, caller, call)
         reply = ModernReply(exchange, self._sweep, request)
-        leaving = _Leaving()
+        leaving = Leaving()
         exchange.when_left(leaving.cancel)
         self._in_flight += 1
         try:
@@ -255,25 +263,6 @@ class Asked(Protocol):
 
     lacked: Capabilities | None
     """What a client would have had to declare to be asked."""
-
-
-class _Leaving:
-    """Cancels the request whose client goes away: in this revision that is how a client takes it back."""
-
-    def __init__(self) -> None:
-        self._task = asyncio.current_task()
-        self._left = False
-        self.over = False
-
-    def cancel(self) -> None:
-        """The client left."""
-        if not self.over and self._task is not None:
-            self._left = True
-            self._task.cancel()
-
-    def was_all(self) -> bool:
-        """Whether the client's leaving is all that has cancelled the request; then the cancellation is over with this."""
-        return self._left and self._task is not None and self._task.uncancel() == 0
 
 
 class _Logged(msgspec.Struct):

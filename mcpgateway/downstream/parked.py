@@ -48,7 +48,7 @@ class Interaction:
 
     def __init__(self, call: Call, capabilities: bytes) -> None:
         self.id = ""
-        """Unguessable, once the call is parked for the first time."""
+        """Unguessable, once the call has a name."""
         self.call = call
         self._teller: Channel | None = None
         self._token: Raw | None = None
@@ -66,10 +66,20 @@ class Interaction:
     def __repr__(self) -> str:
         return f"<Interaction {self.call.method}, {len(self._open)} questions open>"
 
+    def named(self) -> str:
+        """The call's id, the same from now on."""
+        self.id = self.id or secrets.token_urlsafe(16)
+        return self.id
+
     def start(self, work: Coroutine[Any, Any, Outcome]) -> None:
         """Begin the call."""
         self._task = runtime.spawn(work, "a call that may ask")
         self._task.add_done_callback(lambda done: self._news.set())
+
+    def when_over(self, tell: Callable[[], None]) -> None:
+        """Call `tell` soon after the call is over."""
+        if self._task is not None:
+            self._task.add_done_callback(lambda done: tell())
 
     @property
     def over(self) -> bool:
@@ -183,8 +193,7 @@ class Parked:
 
     def __len__(self) -> int:
         """How many calls wait, or are coming to their end."""
-        self._ending = {each for each in self._ending if not each.over}
-        return len(self._calls) + len(self._ending)
+        return len(self._calls) + sum(not each.over for each in self._ending)
 
     def park(self, interaction: Interaction, user: str) -> None:
         """Keep a call until its client comes again, or does not."""
@@ -193,8 +202,7 @@ class Parked:
         elif len(self._calls) >= self._limit:
             self._give_up_oldest(self._counts.most_common(1)[0][0])
         self._counts[user] += 1
-        interaction.id = interaction.id or secrets.token_urlsafe(16)
-        self._calls[user, interaction.id] = interaction
+        self._calls[user, interaction.named()] = interaction
         interaction.detach()
         interaction.deadline = self._sweep.now() + self._seconds
         interaction.on_expiry = partial(self._give_up, (user, interaction.id))
@@ -241,3 +249,9 @@ class Parked:
             interaction.on_expiry = interaction.end
             self._sweep.watch(interaction)
             self._ending.add(interaction)
+            interaction.when_over(partial(self._ended, interaction))
+
+    def _ended(self, interaction: Interaction) -> None:
+        """A call that was given up has come to its end: nothing holds it any more."""
+        self._ending.discard(interaction)
+        self._sweep.forget(interaction)

@@ -16,6 +16,7 @@ from mcpgateway.downstream.exchange import Exchange
 from mcpgateway.downstream.line_exchange import LineExchange
 from mcpgateway.downstream.problems import problem_of, unexpected
 from mcpgateway.downstream.sessions import ClientSession, Outlet
+from mcpgateway.downstream.streamable_http import MAX_BATCH
 from mcpgateway.errors import Busy, ClientError, GatewayError, InvalidRequest
 from mcpgateway.protocol import jsonrpc, revisions
 from mcpgateway.runtime import Sweep
@@ -91,18 +92,31 @@ class Pipe:
         items = jsonrpc.decode_batch(body)
         if not revisions.has_batches(self.session.version):
             raise InvalidRequest(f"revision {self.session.version} has no batches: send one message at a time")
-        messages = [self._conversing.decode(item) for item in items]
+        if not 0 < len(items) <= MAX_BATCH:
+            raise InvalidRequest(f"a batch must hold 1 to {MAX_BATCH} messages")
         answers: list[bytes] = []
-        tasks = [self._begin(message, sent, answers.append) for message in messages if message.is_request]
-        for message in messages:
-            if not message.is_request:
-                self._conversing.take(message, self.session)
-        if tasks:
+        begun = [self._take_one(item, sent, answers.append) for item in items]
+        tasks = [task for task in begun if task is not None]
+        if tasks or answers:
             self._batches += 1
             runtime.spawn(self._say_together(tasks, answers), "answer a batch")
 
+    def _take_one(self, item: bytes, sent: Sent, say: Callable[[bytes], None]) -> asyncio.Task[None] | None:
+        """Act on one of a batch; what answers it, where it is a request. What is wrong with it is no matter of the others'."""
+        id: object = None
+        try:
+            message = self._conversing.decode(item)
+            id = message.id
+            if message.is_request:
+                return self._begin(message, sent, say)
+            self._conversing.take(message, self.session)
+        except ClientError as error:
+            say(problem_of(error, id if isinstance(id, int | str) else None).body)
+        return None
+
     async def _say_together(self, tasks: list[asyncio.Task[None]], answers: list[bytes]) -> None:
-        await asyncio.wait(tasks)
+        if tasks:
+            await asyncio.wait(tasks)
         self._batches -= 1
         if answers:
             self._outlet.put_surely(b"[" + b",".join(answers) + b"]")

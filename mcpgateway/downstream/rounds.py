@@ -46,7 +46,7 @@ class Rounds:
             # Answers to what nobody asked yet: a modern server may make something of them.
             request.answers |= {name: request.params[name] for name in ("inputResponses",) if name in request.params}
             return None
-        sealed = self._sealer.open(request.state, user, digest_of(request.method, request.params))
+        sealed = self._sealer.open(request.state, user, digest_of(request.method, request.params, request.place))
         answers = answers_of(request.params)
         if sealed.kind == WAITS:
             interaction = self.parked.claim(sealed.payload, user)
@@ -64,9 +64,10 @@ class Rounds:
 
     def ask(self, request: Envelope, user: str, interaction: Interaction) -> bytes:
         """The raw result with which the client is asked what a legacy server asks. The call waits from now on."""
-        questions = interaction.questions()
+        asked = input_required(interaction.questions(), self._state(request, user, Sealed(WAITS, interaction.named())))
+        # Last, so that no call waits for a client that was not told of it.
         self.parked.park(interaction, user)
-        return input_required(questions, self._state(request, user, Sealed(WAITS, interaction.id)))
+        return asked
 
     def relay(self, request: Envelope, user: str, result: bytes) -> bytes:
         """A modern server's questions as the client may see them: unaltered, but for the state, which is sealed.
@@ -91,7 +92,7 @@ class Rounds:
         return input_required(questions, self._state(request, user, Sealed(VISITS, str(len(questions)))))
 
     def _state(self, request: Envelope, user: str, sealed: Sealed) -> str:
-        return self._sealer.seal(sealed, user, digest_of(request.method, request.params), PARKED_SECONDS)
+        return self._sealer.seal(sealed, user, digest_of(request.method, request.params, request.place), PARKED_SECONDS)
 
 
 def _check(request: Envelope, questions: Params) -> None:

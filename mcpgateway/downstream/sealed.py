@@ -10,6 +10,7 @@ from typing import NamedTuple
 import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from msgspec import Raw
 
 from mcpgateway.errors import InvalidParams
 from mcpgateway.protocol.jsonrpc import Params
@@ -71,10 +72,18 @@ class Sealer:
         return Sealed(content.kind, content.payload)
 
 
-def digest_of(method: str, params: Params) -> bytes:
-    """What makes a request the same request in each of its rounds, however its JSON is written."""
-    told = {name: msgspec.json.decode(value) for name, value in params.items() if name not in OF_ROUNDS}
-    return sha256(msgspec.json.encode([method, told], order="deterministic")).digest()
+def digest_of(method: str, params: Params, place: str = "") -> bytes:
+    """What makes a request at one endpoint, `place`, the same request in each of its rounds, however its JSON is written."""
+    told = {name: _canonical(value) for name, value in params.items() if name not in OF_ROUNDS}
+    return sha256(msgspec.json.encode([method, told, place], order="deterministic")).digest()
+
+
+def _canonical(value: Raw) -> bytes:
+    """One value in one form, however it was written. What only others can read, such as 1e999, must be written the same."""
+    try:
+        return msgspec.json.encode(msgspec.json.decode(value), order="deterministic")
+    except (ValueError, OverflowError, RecursionError):
+        return bytes(value)
 
 
 def _bound_to(principal: str, request: bytes) -> bytes:

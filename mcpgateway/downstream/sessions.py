@@ -24,6 +24,8 @@ from mcpgateway.services.views import View
 UNHEARD = 100
 """Messages outside calls that are kept for a client that does not listen yet."""
 
+UNHEARD_BYTES = 1024 * 1024
+
 QUESTION_SECONDS = 600.0
 """How long a client's user may take to answer."""
 
@@ -65,7 +67,8 @@ class ClientSession(Conversation):
         self.kept: dict[str, KeptStream] = {}
         """By name: streams that the client may come back for."""
         self._sweep = sweep
-        self._unheard: deque[bytes] = deque(maxlen=UNHEARD)
+        self._unheard: deque[bytes] = deque()
+        self._unheard_bytes = 0
         self._unsaid: set[str] = set()
         self._questions: dict[str, asyncio.Future[bytes]] = {}
         self._numbers = itertools.count(1)
@@ -100,7 +103,14 @@ class ClientSession(Conversation):
         if self.stream is not None:
             self.stream.put(message)
         else:
-            self._unheard.append(message)
+            self._keep_unheard(message)
+
+    def _keep_unheard(self, message: bytes) -> None:
+        """Keep a message, and let go of the oldest ones that there is no room for: in the end of itself."""
+        self._unheard.append(message)
+        self._unheard_bytes += len(message)
+        while len(self._unheard) > UNHEARD or self._unheard_bytes > UNHEARD_BYTES:
+            self._unheard_bytes -= len(self._unheard.popleft())
 
     def lists_changed(self, kind: str) -> None:
         """Announced a moment later, once however often it is said meanwhile."""
@@ -120,6 +130,7 @@ class ClientSession(Conversation):
         self.listening = True
         while self._unheard:
             stream.put(self._unheard.popleft())
+        self._unheard_bytes = 0
         unsaid, self._unsaid = self._unsaid, set()
         self.say_changed(unsaid)
         return before

@@ -33,8 +33,14 @@ class Trace(NamedTuple):
         return {name: value for name, value in self._asdict().items() if value}
 
     def put_into(self, params: jsonrpc.Params) -> jsonrpc.Params:
-        """`params` with this place in their `_meta`, in the stead of another that may be there."""
-        meta = jsonrpc.object_of(params["_meta"]) if "_meta" in params else {}
+        """`params` with this place in their `_meta`, in the stead of another that may be there.
+
+        A `_meta` that is no object is left alone: what to say of it is for whoever the request is for.
+        """
+        try:
+            meta = jsonrpc.object_of(params["_meta"]) if "_meta" in params else {}
+        except InvalidParams:
+            return params
         return params | {"_meta": jsonrpc.raw(meta | {name: jsonrpc.raw(value) for name, value in self.fields().items()})}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from weakref import WeakKeyDictionary, WeakSet
 
+from mcpgateway.protocol import revisions
 from mcpgateway.services.conversation import Conversation
 from mcpgateway.upstream.base import UpstreamSession
 
@@ -20,7 +21,8 @@ class Hearing:
     def begin(self, session: UpstreamSession, conversation: Conversation) -> None:
         """A conversation listens in a session."""
         listeners = self._listeners.setdefault(session, WeakSet())
-        if not listeners:
+        # A server may have refused its stream for a reason that has passed. In modern ones listening sees to that itself.
+        if not listeners or not revisions.is_modern(session.welcome.protocol_version):
             session.listen(session.own_headers)
         listeners.add(conversation)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 import msgspec
 from msgspec import Raw
 
@@ -17,8 +15,6 @@ from mcpgateway.services.lists import Lists
 from mcpgateway.services.task_service import TaskService
 from mcpgateway.services.upstream import Upstream
 from mcpgateway.services.views import View, unknown
-
-_log = logging.getLogger("mcpgateway.tools")
 
 ANNOTATION = headers.ANNOTATION.encode()
 

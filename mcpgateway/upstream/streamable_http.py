@@ -10,6 +10,7 @@ import itertools
 import logging
 import math
 from contextlib import suppress
+from functools import partial
 
 from msgspec import Raw
 
@@ -56,6 +57,9 @@ class StreamableHTTPSession:
         self._post_headers = POST_HEADERS + named
         self._listening: asyncio.Task[None] | None = None
         self._hears: asyncio.Event | None = None
+        self._listen_at = 0.0
+        """When a stream that was refused is worth asking for again."""
+        self.refused_seconds = LONGEST_PAUSE_SECONDS
         self._asked: dict[int, Channel] = {}
         """Of clients without a session: the calls in flight, each the only way to its client."""
 
@@ -119,10 +123,19 @@ class StreamableHTTPSession:
             _log.info("cancelling upstream: %s", error)
 
     def listen(self, headers: HeaderBlock = b"") -> None:
-        """Keep a GET stream open, for what the server says outside calls."""
-        if self._listening is None and not self.closed:
+        """Keep a GET stream open, for what the server says outside calls. One that was refused is asked for again in time."""
+        if self._listening is None and not self.closed and asyncio.get_running_loop().time() >= self._listen_at:
             self._hears = asyncio.Event()
-            self._listening = runtime.spawn(Listening(self, headers, self._hears).run(), f"listen to {self.upstream}")
+            listening = Listening(self, headers, self._hears)
+            self._listening = runtime.spawn(listening.run(), f"listen to {self.upstream}")
+            self._listening.add_done_callback(partial(self._listened, listening))
+
+    def _listened(self, listening: Listening, task: asyncio.Task[None]) -> None:
+        # Some reasons to refuse a stream pass, a credential that had expired above all; that there is none does not.
+        if self._listening is task:
+            self._listening = None
+            now = asyncio.get_running_loop().time()
+            self._listen_at = math.inf if listening.offers_none else now + self.refused_seconds
 
     async def hears(self) -> None:
         if self._hears is not None:
@@ -137,6 +150,7 @@ class StreamableHTTPSession:
         return self.listener.asked if self.listener is not None else None
 
     def stop_listening(self) -> None:
+        self._listen_at = 0.0
         if self._listening is not None:
             self._listening.cancel()
             self._listening = self._hears = None
@@ -176,6 +190,8 @@ class Listening:
         self._hears = hears if hears is not None else asyncio.Event()
         self._position = Position()
         self.pause_seconds = self._position.pause_seconds
+        self.offers_none = False
+        """Whether the server said that it has no such stream."""
         self._questions = Questions(session, headers, nothing)
 
     def __repr__(self) -> str:
@@ -204,6 +220,7 @@ class Listening:
         response = await self._session.get(self._headers, self._position.last_id)
         try:
             if not response.streaming or response.status != 200:
+                self.offers_none = response.status == 405
                 return response.status == 429 or response.status >= 500
             response.set_timeout(math.inf)
             self._hears.set()

@@ -265,7 +265,8 @@ async def nothing_is_left(gateway: RunningGateway) -> None:
 def left(gateway: RunningGateway) -> list[object]:
     inner = gateway.gateway
     figures = inner.pool.get_metrics()
-    tasks = runtime.running_tasks()
+    # The session of a modern caller that answers questions is heard for as long as it is kept.
+    tasks = [task for task in runtime.running_tasks() if not task.startswith("listen to ")]
     for own in OWN_TASKS & {*tasks}:
         tasks.remove(own)
     return [

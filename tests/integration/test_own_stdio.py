@@ -152,12 +152,12 @@ async def test_what_is_said_outside_calls_is_heard(stub: TalkingStub) -> None:
 @pytest.mark.parametrize(
     ("line", "id", "code"),
     [
-        (b"nonsense\n", None, -32700),
-        (b"[]\n", None, -32600),
+        (b"nonsense\n", "server-error", -32700),
+        (b"[]\n", "server-error", -32600),
         (b'{"jsonrpc":"1.0","id":7,"method":"ping"}\n', 7, -32600),
-        (b'{"jsonrpc":"2.0","id":7,"method":"ping","params":[]}\n', None, -32602),
+        (b'{"jsonrpc":"2.0","id":7,"method":"ping","params":[]}\n', "server-error", -32602),
         (b'{"jsonrpc":"2.0","id":"a","method":"nothing"}\n', "a", -32601),
-        (b'"' + b"x" * 2000 + b'"\n', None, -32600),
+        (b'"' + b"x" * 2000 + b'"\n', "server-error", -32600),
     ],
 )
 async def test_what_is_no_message_is_answered_with_an_error_and_the_next_one_is_read(
@@ -172,7 +172,7 @@ async def test_what_is_no_message_is_answered_with_an_error_and_the_next_one_is_
 async def test_an_id_that_is_in_flight_is_refused_and_its_first_call_is_still_waited_for(stub: TalkingStub) -> None:
     async with desk_of(one(stub.url)) as desk:
         desk.say(talk("a", "same"))
-        assert (await desk.ask(request("ping", "same"))).get("id") is None
+        assert (await desk.ask(request("ping", "same"))).get("id") == "server-error"
         await until(lambda: "a" in stub.talks)
         stub.talks["a"].answer("first")
         assert text_of(await desk.next()) == "first"

@@ -49,12 +49,12 @@ def sweep(clock: FakeClock) -> Sweep:
     return Sweep(clock)
 
 
-def test_a_caller_is_the_same_one_with_its_next_request_and_has_the_groups_of_that(sweep: Sweep) -> None:
+def test_a_caller_is_the_same_one_with_its_next_request(sweep: Sweep) -> None:
     callers, view = Callers(sweep), View({}, single=False)
     first = callers.of(ALICE, view, request())
-    promoted = Principal("static", "alice", groups=("admins",))
-    assert callers.of(promoted, view, request(program="another")) is first
-    assert first.principal is promoted and first.id == ""
+    by_another_token = Principal("static", "alice")
+    assert callers.of(by_another_token, view, request(program="another")) is first
+    assert first.principal is by_another_token and first.id == ""
 
 
 def test_callers_differ_by_principal_endpoint_and_what_they_can_do(sweep: Sweep) -> None:
@@ -95,3 +95,11 @@ def test_an_update_is_told_as_one_of_its_upstream_and_nothing_else_is(sweep: Swe
     caller.push(UPDATED, json.dumps({"uri": name_of(("crm", "note://1"))}).encode())
     caller.push("notifications/message", b'{"level":"info","data":1}')
     assert stream.heard == [("crm", "note://1")]
+
+
+def test_tokens_of_one_principal_that_allow_different_things_are_different_callers(clock: FakeClock) -> None:
+    callers, view = Callers(Sweep(clock)), View({}, single=False)
+    admin = Principal("static", "alice", groups=("admin", "staff"))
+    plain, special = callers.of(ALICE, view, request()), callers.of(admin, view, request())
+    assert plain is not special and plain.principal.groups == ()
+    assert callers.of(Principal("static", "alice", groups=("staff", "admin")), view, request()) is special

@@ -123,7 +123,7 @@ def test_what_a_request_says_of_itself_must_have_its_form(meta: dict[str, Any]) 
 
 
 def test_capabilities_that_are_too_large_to_tell_callers_apart_by_are_refused() -> None:
-    assert error_of(request(_meta=META | {CAPABILITIES_META: {"x": "y" * 9000}}))["code"] == -32602
+    assert error_of(request(_meta=META | {CAPABILITIES_META: {"x": "y" * 40_000}}))["code"] == -32602
 
 
 @pytest.mark.parametrize(

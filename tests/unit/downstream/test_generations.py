@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcpgateway.downstream import generations
-from mcpgateway.errors import RpcError
+from mcpgateway.errors import BadAnswer, RpcError
 from mcpgateway.protocol.modern import CACHEABLE, SERVER_INFO_META
 from tests.schemas import validity
 
@@ -126,3 +126,11 @@ def test_a_servers_error_in_legacy_codes(method: str, code: int, told: int) -> N
 def test_an_error_that_needs_no_other_code_passes_byte_for_byte() -> None:
     error = RpcError(b'{ "code":-32000, "message" : "x","more":1.0}')
     assert generations.error_to_modern(error) is error and generations.error_to_legacy("tools/call", error) is error
+
+
+@pytest.mark.parametrize("info", [INFO, b"{}"])
+def test_malformed_meta_of_a_result_is_the_servers_fault(info: bytes) -> None:
+    with pytest.raises(BadAnswer, match="crm" if info is INFO else "unknown"):
+        generations.to_modern("tools/call", text_result(_meta=5), info)
+    with pytest.raises(BadAnswer):
+        generations.to_legacy(text_result(_meta=[SERVER_INFO_META]))

@@ -163,6 +163,24 @@ async def test_what_follows_the_last_request_is_none(rig_of: RigOf) -> None:
     assert rig.transport.closed
 
 
+async def test_what_follows_the_last_request_does_not_break_off_its_stream(rig_of: RigOf) -> None:
+    go = asyncio.Event()
+
+    async def slowly(exchange: Exchange) -> None:
+        await exchange.begin([])
+        await go.wait()
+        await exchange.write(b"all of it")
+        await exchange.end()
+
+    rig = rig_of(slowly)
+    await rig.says(get("/1", "Connection: close"))
+    await rig.says(b"rubbish\r\n\r\n")
+    assert not rig.transport.closed
+    go.set()
+    await rig.settles()
+    assert rig.transport.sent.endswith(b"all of it\r\n0\r\n\r\n") and rig.transport.closed
+
+
 async def test_a_body_with_two_lengths_is_nobodys(rig_of: RigOf) -> None:
     rig = rig_of(echo)
     assert b" 400 " in await rig.says(post("/x", b"abc", "Transfer-Encoding: chunked"))
@@ -536,3 +554,67 @@ async def test_a_connection_that_is_over_is_no_garbage(rig_of: RigOf) -> None:
         assert [each for each in gc.get_objects() if isinstance(each, HttpProtocol | HttpExchange)] == []
     finally:
         gc.enable()
+
+
+class Outlasting:
+    """Serves what goes on after its response is complete; POSTs are echoed."""
+
+    def __init__(self, *, streams: bool = True) -> None:
+        self.streams = streams
+        self.release = asyncio.Event()
+        self.over: list[str] = []
+
+    async def __call__(self, exchange: Exchange) -> None:
+        if exchange.method == "POST":
+            await echo(exchange)
+            return
+        if self.streams:
+            await exchange.begin(())
+            exchange.when_left(lambda: self.over.append("left"))
+            await exchange.end()
+        else:
+            await exchange.respond(200, b"said")
+        await self.release.wait()
+        self.over.append(exchange.path)
+
+
+@pytest.mark.parametrize("streams", [True, False])
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_the_next_request_is_answered_once_a_response_is_complete_though_its_call_goes_on(
+    streams: bool, at_once: bool, rig_of: RigOf
+) -> None:
+    serve = Outlasting(streams=streams)
+    rig = rig_of(serve)
+    pieces = (get("/1"), post("/2", b"a"), post("/3", b"b"))
+    if at_once:
+        await rig.says(b"".join(pieces))
+    else:
+        for piece in pieces:
+            await rig.says(piece)
+    assert rig.transport.sent.endswith(b"/3 b") and rig.transport.sent.index(b"/2 a") < rig.transport.sent.index(b"/3 b")
+    assert serve.over == [] and rig.transport.reading and not rig.transport.closed
+    serve.release.set()
+    await rig.settles()
+    assert serve.over == ["/1"] and rig.server.tasks == {rig.protocol}
+
+
+async def test_a_call_that_outlasts_its_response_is_waited_for_when_the_server_ends(rig_of: RigOf) -> None:
+    serve = Outlasting()
+    rig = rig_of(serve)
+    await rig.says(get("/1"))
+    rig.protocol.shutdown()
+    assert rig.transport.closed
+    rig.leaves()
+    assert len(rig.server.tasks) == 1 and serve.over == []
+    serve.release.set()
+    await rig.settles()
+    assert serve.over == ["/1"] and not rig.server.tasks
+
+
+async def test_a_connection_that_ends_with_its_response_ends_though_the_call_goes_on(rig_of: RigOf) -> None:
+    serve = Outlasting()
+    rig = rig_of(serve)
+    await rig.says(get("/1", "Connection: close"))
+    assert rig.transport.closed and serve.over == []
+    serve.release.set()
+    await rig.settles()

@@ -12,7 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mcpgateway import runtime
+from mcpgateway.auth.principals import Principal
 from mcpgateway.downstream.dispatch import Handler
+from mcpgateway.protocol.call import Call
 from mcpgateway.protocol.modern import CAPABILITIES_META, CLIENT_INFO_META, LOG_LEVEL_META, VERSION_META
 from mcpgateway.services.views import View
 from tests.schemas import validity
@@ -79,7 +81,7 @@ class Broken:
     def __init__(self, *, at_once: bool) -> None:
         self._at_once = at_once
 
-    def modern(self, method: str, view: View) -> Handler:
+    def modern(self, method: str, view: View, call: Call, principal: Principal) -> Handler:
         if self._at_once:
             raise ZeroDivisionError("the secret of the dispatch")
 
@@ -111,7 +113,7 @@ class Waiting:
         self.begun = asyncio.Event()
         self.cancelled = False
 
-    def modern(self, method: str, view: View) -> Handler:
+    def modern(self, method: str, view: View, call: Call, principal: Principal) -> Handler:
         return self._wait
 
     async def _wait(self, *_: object) -> bytes:

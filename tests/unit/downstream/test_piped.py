@@ -17,6 +17,7 @@ from mcpgateway.auth.principals import ANONYMOUS
 from mcpgateway.downstream.conversing import NoHeaders
 from mcpgateway.downstream.dispatch import Handler
 from mcpgateway.downstream.piped import MAX_IN_FLIGHT, Pipe, PipedSession
+from mcpgateway.downstream.streamable_http import MAX_BATCH
 from mcpgateway.errors import Busy, InvalidRequest
 from mcpgateway.protocol.call import Call
 from tests.fakes.until import until
@@ -206,3 +207,41 @@ async def test_when_the_session_ends_nothing_is_said_of_what_was_in_flight() -> 
         rig.gateway.sessions.end(rig.session)
         await until(lambda: not rig.session.in_flight)
         assert rig.said.ended and rig.said.messages == []
+
+
+async def test_what_is_wrong_with_one_of_a_batch_is_answered_in_its_place_and_the_others_run() -> None:
+    async with rig_of() as rig:
+        await rig.initialize()
+        rig.dispatch.release.set()
+        rig.take([ask("ping", 5), ask("tools/call", 6), ask("ping", 5), {"jsonrpc": "2.0"}, 7, ask("ping", 1.5)])
+        (answers,) = await rig.said.until(1)
+        assert sorted(each["id"] for each in answers if "result" in each) == [5, 6]
+        assert [each["error"]["code"] for each in answers if "error" in each] == [-32600] * 4
+        assert rig.dispatch.running == ["ping", "tools/call"] and not rig.session.in_flight
+
+
+async def test_a_batch_of_nothing_but_nonsense_is_answered() -> None:
+    async with rig_of() as rig:
+        await rig.initialize()
+        rig.take([7])
+        ((answer,),) = await rig.said.until(1)
+        assert answer["error"]["code"] == -32600
+
+
+@pytest.mark.parametrize("count", [0, MAX_BATCH + 1])
+async def test_a_batch_has_its_bounds(count: int) -> None:
+    async with rig_of() as rig:
+        await rig.initialize()
+        with pytest.raises(InvalidRequest, match="1 to"):
+            rig.take([ask("ping", id) for id in range(count)])
+        assert not rig.session.in_flight
+
+
+async def test_a_request_whose_meta_is_no_object_is_answered_in_a_trace_too() -> None:
+    async with rig_of() as rig:
+        await rig.initialize()
+        rig.dispatch.release.set()
+        sent = NoHeaders()
+        sent.headers = {b"traceparent": b"00-" + b"a" * 32 + b"-" + b"b" * 16 + b"-01"}
+        rig.pipe.take(json.dumps(ask("tools/list", 1) | {"params": {"_meta": 5}}).encode(), sent)
+        assert await rig.said.until(1) == [{"jsonrpc": "2.0", "id": 1, "result": {}}]

@@ -80,3 +80,8 @@ def test_what_differs_from_round_to_round_does_not_make_it_another_request() -> 
 def test_a_request_is_the_same_however_its_json_is_written() -> None:
     written = {"arguments": raw({"amount": 5, "to": "bob"}), "name": raw("pay")}
     assert digest_of("tools/call", written) == REQUEST
+
+
+def test_a_state_of_one_endpoint_is_none_of_another() -> None:
+    params = {"name": raw("pay"), "arguments": raw({"to": "bob", "amount": 5})}
+    assert digest_of("tools/call", params, "one") != digest_of("tools/call", params, "two") != REQUEST

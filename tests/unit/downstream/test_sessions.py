@@ -271,3 +271,15 @@ async def test_cancelling_what_is_over_or_never_was_does_nothing(rig: Rig) -> No
 async def end(session: ClientSession) -> None:
     if session.stream is not None:
         await session.stream.cut()
+
+
+async def test_what_runs_keeps_the_rights_of_the_token_that_it_came_with(rig: Rig) -> None:
+    session = rig.open()
+    session.in_flight[1] = asyncio.create_task(asyncio.Event().wait())
+    session.act_as(Principal("static", "alice"))
+    with pytest.raises(Busy):
+        session.act_as(Principal("static", "alice", groups=("admin",)))
+    assert session.principal.groups == ()
+    session.in_flight.pop(1).cancel()
+    session.act_as(Principal("static", "alice", groups=("admin",)))
+    assert session.principal.groups == ("admin",)

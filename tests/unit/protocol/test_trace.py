@@ -64,3 +64,9 @@ def test_a_place_is_put_beside_what_meta_holds() -> None:
         "name": "t",
         "_meta": {"progressToken": 1, "traceparent": PLACE, "tracestate": "v=1"},
     }
+
+
+@pytest.mark.parametrize("meta", [5, None, "x", ["traceparent"]])
+def test_meta_that_is_no_object_is_left_alone(meta: object) -> None:
+    params = params_of({"name": "t", "_meta": meta})
+    assert Trace(PLACE).put_into(params) == params

@@ -6,7 +6,7 @@ import gc
 
 from mcpgateway.services.conversation import Conversation
 from mcpgateway.services.hearing import Hearing
-from mcpgateway.upstream.base import UpstreamSession
+from mcpgateway.upstream.base import UpstreamSession, Welcome
 
 
 class Session:
@@ -14,7 +14,8 @@ class Session:
 
     own_headers = b""
 
-    def __init__(self) -> None:
+    def __init__(self, version: str = "2026-07-28") -> None:
+        self.welcome = Welcome(version)
         self.heard: list[str] = []
 
     def listen(self, headers: bytes = b"") -> None:
@@ -52,3 +53,10 @@ def test_sessions_that_are_gone_are_forgotten() -> None:
     hearing.begin(Session(), one)  # type: ignore[arg-type]
     gc.collect()
     assert repr(hearing) == "<Hearing in 0 sessions>"
+
+
+def test_a_legacy_server_that_refused_its_stream_is_asked_again_by_the_next_call() -> None:
+    hearing, session, one = Hearing(), Session("2025-11-25"), conversation()
+    hearing.begin(session, one)  # type: ignore[arg-type]
+    hearing.begin(session, one)  # type: ignore[arg-type]
+    assert session.heard == ["begin", "begin"]

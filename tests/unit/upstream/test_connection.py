@@ -23,12 +23,14 @@ from mcpgateway.upstream.connection import (
     LAST_BYTES_SECONDS,
     MAX_BODY_BYTES,
     MAX_HEAD_BYTES,
+    Connection,
     Exchange,
     Origin,
 )
 from tests.fakes.certificates import Authority
 from tests.fakes.clock import FakeClock
 from tests.fakes.scripted import EVENT_STREAM, Script, Talk, answer, scripted
+from tests.fakes.transport import FakeTransport
 from tests.fakes.until import until
 from tests.servers.http11 import chunk
 
@@ -523,17 +525,17 @@ async def test_a_stream_that_came_at_once_and_is_one_answer_is_a_plain_body() ->
 
 
 async def test_a_large_answer_in_a_stream_leaves_its_connection_readable() -> None:
-    """It is larger than what is read ahead of its reader, so that reading was paused."""
+    """It comes at once and is larger than what is read ahead of its reader, so that reading is paused."""
     large = b'{"result":"%b"}' % (b"x" * 2 * BUFFERED_CHUNKS_BYTES)
-    pieces = chunk(b"data: " + large + b"\n\n") + chunk(b"")
-    async with leg(always(EVENT_STREAM + pieces)) as (it, server):
-        for _ in range(5):
-            response = await it.send()
-            if response.streaming:
-                assert await rest(response) == b"data: " + large + b"\n\n"
-            else:
-                assert response.body == large
-        assert server.connections == 1
+    sweep, transport = Sweep(FakeClock()), FakeTransport()
+    origin = Origin("up", "http://localhost/mcp", sweep)
+    connection = Connection(origin)
+    connection.connection_made(transport)
+    exchange = Exchange(connection, "up", 30.0, sweep, whole=True)
+    connection.send(b"", b"", exchange)
+    connection.data_received(EVENT_STREAM + chunk(b"data: " + large + b"\n\n") + chunk(b""))
+    assert (exchange.streaming, exchange.body) == (False, large)
+    assert transport.reading and origin.connections == 1
 
 
 async def test_a_stream_that_only_listens_stays_one_whatever_comes() -> None:
@@ -560,7 +562,7 @@ async def test_an_answer_in_pieces_of_which_one_was_read_stays_a_stream() -> Non
         assert await rest(response) == b"\n\n"
 
 
-async def test_an_exchange_that_is_over_is_no_garbage() -> None:
+async def test_an_exchange_or_a_connection_that_is_over_is_no_garbage() -> None:
     """What it held is free at once: bodies may be large, and garbage is collected seldom."""
     async with leg(always(answer(b"x" * 1000))) as (it, _):
         gc.collect()
@@ -568,7 +570,9 @@ async def test_an_exchange_that_is_over_is_no_garbage() -> None:
         try:
             for _ in range(3):
                 await it.send()
-            assert [each for each in gc.get_objects() if type(each) is Exchange] == []
+            await it.origin.aclose()
+            await until(lambda: it.origin.connections == 0)
+            assert [each for each in gc.get_objects() if type(each) in (Exchange, Connection)] == []
         finally:
             gc.enable()
 

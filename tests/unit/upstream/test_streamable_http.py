@@ -760,3 +760,27 @@ async def test_listening_ends_and_begins_again() -> None:
         await it.stream(2)
     session.listen()
     assert len(it.gets) == 2
+
+
+async def refused_and_listening_again(status: int, after_seconds: float) -> int:
+    """How often the stream was asked for, by a session that listens again once it was refused."""
+    async with listening(status) as (it, session), asyncio.timeout(10):
+        session.refused_seconds = after_seconds
+        await it.stream(1)
+        await until(lambda: session._listening is None)
+        session.listen()
+        if session._listening is not None:
+            await it.stream(2)
+        return len(it.gets)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403])
+async def test_a_stream_that_was_refused_is_asked_for_when_somebody_listens_again(status: int) -> None:
+    assert await refused_and_listening_again(status, 0) == 2
+
+
+@pytest.mark.parametrize(("status", "after_seconds"), [(405, 0), (401, 3600)])
+async def test_a_stream_that_there_is_not_or_was_just_refused_is_not_asked_for_with_each_call(
+    status: int, after_seconds: float
+) -> None:
+    assert await refused_and_listening_again(status, after_seconds) == 1
