@@ -173,8 +173,8 @@ class Forward:
         try:
             if lease.session is not binding.session:
                 self._move(conversation, binding, lease.session)
-                if conversation.may_be_asked:
-                    await self._hear(conversation, binding, lease.session)
+            if conversation.may_be_asked:
+                await self._hear(conversation, binding, lease.session)
             call.answerer = lease.session.welcome
             if call.log_level is not None and not conversation.id:
                 await _hear_from(binding, call)

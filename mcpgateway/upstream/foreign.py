@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from mcpgateway import runtime
 from mcpgateway.errors import BadAnswer, ConnectFailed, ConnectionLost, UpstreamError, UpstreamTimeout
 from mcpgateway.protocol.call import HeaderBlock
-from mcpgateway.upstream.connection import EVENT_STREAM, MAX_BODY_BYTES
+from mcpgateway.upstream.exchange import EVENT_STREAM, MAX_BODY_BYTES
 
 _log = logging.getLogger("mcpgateway.upstream")
 

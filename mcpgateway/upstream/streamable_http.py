@@ -138,7 +138,7 @@ class StreamableHTTPSession:
             self._listen_at = math.inf if listening.offers_none else now + self.refused_seconds
 
     async def hears(self) -> None:
-        if self._hears is not None:
+        if self._hears is not None and not self._hears.is_set():
             with suppress(TimeoutError):
                 async with asyncio.timeout(HEAR_SECONDS):
                     await self._hears.wait()

@@ -17,16 +17,8 @@ import uvloop
 from mcpgateway import runtime
 from mcpgateway.errors import BadAnswer, ConnectFailed, ConnectionLost, UpstreamError, UpstreamTimeout
 from mcpgateway.runtime import Sweep
-from mcpgateway.upstream.connection import (
-    BUFFERED_CHUNKS_BYTES,
-    IDLE_SECONDS,
-    LAST_BYTES_SECONDS,
-    MAX_BODY_BYTES,
-    MAX_HEAD_BYTES,
-    Connection,
-    Exchange,
-    Origin,
-)
+from mcpgateway.upstream.connection import IDLE_SECONDS, MAX_HEAD_BYTES, Connection, Origin
+from mcpgateway.upstream.exchange import BUFFERED_CHUNKS_BYTES, LAST_BYTES_SECONDS, MAX_BODY_BYTES, Exchange
 from tests.fakes.certificates import Authority
 from tests.fakes.clock import FakeClock
 from tests.fakes.scripted import EVENT_STREAM, Script, Talk, answer, scripted

@@ -16,7 +16,7 @@ import pytest
 from mcpgateway import runtime
 from mcpgateway.errors import BadAnswer, ConnectFailed, ConnectionLost, UpstreamError, UpstreamTimeout
 from mcpgateway.services.mcp_session_pool import MCPSessionPool
-from mcpgateway.upstream.connection import MAX_BODY_BYTES
+from mcpgateway.upstream.exchange import MAX_BODY_BYTES
 from mcpgateway.upstream.foreign import ForeignClient, ForeignResponse
 from tests.fakes.certificates import Authority
 from tests.fakes.peers import Ear, tool_call
