@@ -192,14 +192,14 @@ class ModernHTTP:
     async def _round(self, request: Envelope, caller: Caller, interaction: Interaction) -> Problem:
         """The answer of a call that may ask: its questions, or how it ended."""
         try:
-            over = await interaction.round()
+            if await interaction.round():
+                return self._problem(request, caller, interaction.call, interaction.outcome, interaction)
+            return Problem(200, jsonrpc.result(request.id, self._rounds.ask(request, caller.user, interaction)))
         except BaseException:
+            # A call whose questions reach nobody must not wait for their answers.
             interaction.detach()
             interaction.end()
             raise
-        if over:
-            return self._problem(request, caller, interaction.call, interaction.outcome, interaction)
-        return Problem(200, jsonrpc.result(request.id, self._rounds.ask(request, caller.user, interaction)))
 
     def _problem(self, request: Envelope, caller: Caller, call: Call, outcome: Outcome, channel: Asked) -> Problem:
         """How a call's end is told. Raises RpcError where its server asks what it may not."""

@@ -14,9 +14,14 @@ from hypothesis import strategies as st
 from mcpgateway import runtime
 from mcpgateway.auth.principals import Principal
 from mcpgateway.downstream.dispatch import Handler
-from mcpgateway.protocol.call import Call
+from mcpgateway.downstream.parked import Parked
+from mcpgateway.downstream.rounds import Rounds
+from mcpgateway.downstream.sealed import Sealed, Sealer
+from mcpgateway.protocol.call import Call, Channel
 from mcpgateway.protocol.modern import CAPABILITIES_META, CLIENT_INFO_META, LOG_LEVEL_META, VERSION_META
+from mcpgateway.services.conversation import Conversation
 from mcpgateway.services.views import View
+from tests.fakes.until import until
 from tests.schemas import validity
 from tests.unit.downstream.asgi import MCP_HEADERS, Exchange, ask, scope
 from tests.unit.downstream.test_endpoint import JSON, gateway_of
@@ -162,3 +167,37 @@ async def _begun(
     serving = asyncio.create_task(app(request, exchange.receive, exchange.send))
     await waiting.begun.wait()
     return exchange, serving
+
+
+class Asking:
+    """A dispatch whose one handler asks its client something, and notes when it is over."""
+
+    def __init__(self) -> None:
+        self.over = False
+
+    def modern(self, method: str, view: View, call: Call, principal: Principal) -> Handler:
+        return self._ask
+
+    async def _ask(self, view: View, conversation: Conversation, call: Call, channel: Channel) -> bytes:
+        try:
+            return await channel.ask("elicitation/create", b'{"message":"?"}')
+        finally:
+            self.over = True
+
+
+class Jammed(Sealer):
+    """A sealer that cannot seal."""
+
+    def seal(self, sealed: Sealed, principal: str, request: bytes, seconds: float) -> str:
+        raise ZeroDivisionError
+
+
+async def test_a_call_whose_questions_cannot_be_put_is_not_left_to_wait_for_answers() -> None:
+    async with gateway_of() as gateway, asyncio.timeout(5):
+        gateway._modern._dispatch = asking = Asking()  # type: ignore[assignment]
+        gateway._modern._rounds = Rounds(Jammed(gateway.sweep), Parked(gateway.sweep))
+        message = call()
+        exchange = await ask(gateway.asgi, message, headers_of(message))
+        assert exchange.messages[0]["error"]["data"]["kind"] == "InternalError"
+        await until(lambda: asking.over)
+        assert not gateway._modern.busy
