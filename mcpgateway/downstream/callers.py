@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable
 from typing import Protocol
 
 from mcpgateway.auth.principals import Principal
+from mcpgateway.downstream.changes import Changes
 from mcpgateway.downstream.envelope import Envelope
 from mcpgateway.protocol import jsonrpc, revisions
 from mcpgateway.protocol.jsonrpc import Params
@@ -15,7 +15,6 @@ from mcpgateway.services.conversation import Conversation
 from mcpgateway.services.views import View
 
 MAX_CALLERS = 10_000
-DEBOUNCE_SECONDS = 0.05
 
 UPDATED = "notifications/resources/updated"
 
@@ -45,7 +44,7 @@ class Caller(Conversation):
         super().__init__("", principal, revisions.NEWEST_MODERN, request.capabilities, request.client_info)
         self.view = view
         self.streams: set[Hearer] = set()
-        self._changes = _Changes(self._say_changed, sweep)
+        self._changes = Changes(self._say_changed, sweep)
 
     def sees(self, upstream: str) -> bool:
         return upstream in self.view.upstreams
@@ -66,27 +65,6 @@ class Caller(Conversation):
     def _say_changed(self, kind: str) -> None:
         for stream in tuple(self.streams):
             stream.list_changed(kind)
-
-
-class _Changes:
-    """List changes that wait to be said together."""
-
-    def __init__(self, say: Callable[[str], None], sweep: Sweep) -> None:
-        self._say = say
-        self._sweep = sweep
-        self._kinds: set[str] = set()
-        self.deadline = 0.0
-
-    def add(self, kind: str) -> None:
-        if not self._kinds:
-            self.deadline = self._sweep.now() + DEBOUNCE_SECONDS
-            self._sweep.watch(self)
-        self._kinds.add(kind)
-
-    def expire(self) -> None:
-        kinds, self._kinds = self._kinds, set()
-        for kind in sorted(kinds):
-            self._say(kind)
 
 
 class Asking:

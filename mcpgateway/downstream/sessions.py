@@ -12,6 +12,7 @@ from typing import Protocol
 from msgspec import UNSET
 
 from mcpgateway.auth.principals import Principal
+from mcpgateway.downstream.changes import Changes
 from mcpgateway.downstream.event_store import KeptStream
 from mcpgateway.errors import Busy, RpcError, UnknownSession
 from mcpgateway.pool.identity import fingerprint
@@ -29,7 +30,6 @@ UNHEARD_BYTES = 1024 * 1024
 QUESTION_SECONDS = 600.0
 """How long a client's user may take to answer."""
 
-DEBOUNCE_SECONDS = 0.05
 REAP_SECONDS = 5.0
 
 
@@ -72,7 +72,7 @@ class ClientSession(Conversation):
         self._unsaid: set[str] = set()
         self._questions: dict[str, asyncio.Future[bytes]] = {}
         self._numbers = itertools.count(1)
-        self._changes = _Changes(self)
+        self._changes = Changes(self._say_changed, sweep)
 
     def introduce(self, version: str, capabilities: bytes, client_info: bytes) -> None:
         """The client says who it is: later than its session begins, on wires that are open before it says anything."""
@@ -114,14 +114,13 @@ class ClientSession(Conversation):
 
     def lists_changed(self, kind: str) -> None:
         """Announced a moment later, once however often it is said meanwhile."""
-        self._changes.add(kind, self._sweep)
+        self._changes.add(kind)
 
-    def say_changed(self, kinds: set[str]) -> None:
+    def _say_changed(self, kind: str) -> None:
         if self.stream is None:
             # Not among the messages that wait: those are limited in number, and a flag must not be lost.
-            self._unsaid |= kinds
-            return
-        for kind in sorted(kinds):
+            self._unsaid.add(kind)
+        else:
             self.stream.put_surely(jsonrpc.notification(f"notifications/{kind}/list_changed", b"{}"))
 
     def attach(self, stream: Outlet) -> Outlet | None:
@@ -132,7 +131,8 @@ class ClientSession(Conversation):
             stream.put(self._unheard.popleft())
         self._unheard_bytes = 0
         unsaid, self._unsaid = self._unsaid, set()
-        self.say_changed(unsaid)
+        for kind in sorted(unsaid):
+            self._say_changed(kind)
         return before
 
     def detach(self, stream: Outlet) -> bool:
@@ -229,25 +229,6 @@ class _Unanswered:
     def expire(self) -> None:
         if not self._answer.done():
             self._answer.set_exception(RpcError.of(-32603, f"the client did not answer within {QUESTION_SECONDS:g} s"))
-
-
-class _Changes:
-    """List changes waiting to be said together."""
-
-    def __init__(self, session: ClientSession) -> None:
-        self._session = session
-        self._kinds: set[str] = set()
-        self.deadline = 0.0
-
-    def add(self, kind: str, sweep: Sweep) -> None:
-        if not self._kinds:
-            self.deadline = sweep.now() + DEBOUNCE_SECONDS
-            sweep.watch(self)
-        self._kinds.add(kind)
-
-    def expire(self) -> None:
-        kinds, self._kinds = self._kinds, set()
-        self._session.say_changed(kinds)
 
 
 class Sessions:

@@ -9,7 +9,8 @@ import pytest
 
 from mcpgateway.auth.principals import Principal
 from mcpgateway.downstream import envelope
-from mcpgateway.downstream.callers import DEBOUNCE_SECONDS, UPDATED, Callers, Resource, name_of
+from mcpgateway.downstream.callers import UPDATED, Callers, Resource, name_of
+from mcpgateway.downstream.changes import DEBOUNCE_SECONDS
 from mcpgateway.downstream.envelope import Envelope
 from mcpgateway.protocol.jsonrpc import Params
 from mcpgateway.protocol.modern import CAPABILITIES_META, CLIENT_INFO_META, VERSION_META

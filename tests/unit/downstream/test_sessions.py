@@ -8,8 +8,9 @@ import json
 import pytest
 
 from mcpgateway.auth.principals import Principal
+from mcpgateway.downstream.changes import DEBOUNCE_SECONDS
 from mcpgateway.downstream.event_stream import EventStream
-from mcpgateway.downstream.sessions import DEBOUNCE_SECONDS, QUESTION_SECONDS, REAP_SECONDS, UNHEARD, ClientSession, Sessions
+from mcpgateway.downstream.sessions import QUESTION_SECONDS, REAP_SECONDS, UNHEARD, ClientSession, Sessions
 from mcpgateway.errors import Busy, RpcError, UnknownSession
 from mcpgateway.protocol import jsonrpc
 from mcpgateway.runtime import Sweep
