@@ -26,6 +26,9 @@ from mcpgateway.services.handshake import Handshake
 
 _log = logging.getLogger("mcpgateway.calls")
 
+MAX_BATCH = 1000
+"""Messages in a batch: each of its requests runs in a task."""
+
 _nothing = msgspec.Raw(b"{}")
 
 

@@ -10,13 +10,12 @@ from typing import Protocol
 
 from mcpgateway import runtime
 from mcpgateway.auth.principals import Principal
-from mcpgateway.downstream.conversing import Conversing, Sent, described, id_of, new_id_of
+from mcpgateway.downstream.conversing import MAX_BATCH, Conversing, Sent, described, id_of, new_id_of
 from mcpgateway.downstream.envelope import is_modern
 from mcpgateway.downstream.exchange import Exchange
 from mcpgateway.downstream.line_exchange import LineExchange
 from mcpgateway.downstream.problems import problem_of, unexpected
 from mcpgateway.downstream.sessions import ClientSession, Outlet
-from mcpgateway.downstream.streamable_http import MAX_BATCH
 from mcpgateway.errors import Busy, ClientError, GatewayError, InvalidRequest
 from mcpgateway.protocol import jsonrpc, revisions
 from mcpgateway.runtime import Sweep

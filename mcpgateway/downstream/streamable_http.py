@@ -7,7 +7,7 @@ from functools import lru_cache, partial
 
 from mcpgateway import runtime
 from mcpgateway.auth.principals import Principal
-from mcpgateway.downstream.conversing import Conversing, described, id_of, new_id_of, withdrawn
+from mcpgateway.downstream.conversing import MAX_BATCH, Conversing, described, id_of, new_id_of, withdrawn
 from mcpgateway.downstream.event_store import GENERAL, EventStore, KeptStream
 from mcpgateway.downstream.event_stream import EventStream
 from mcpgateway.downstream.exchange import JSON, Exchange, Headers
@@ -25,9 +25,6 @@ from mcpgateway.errors import (
 from mcpgateway.protocol import jsonrpc, revisions
 from mcpgateway.runtime import Sweep
 from mcpgateway.services.views import View
-
-MAX_BATCH = 1000
-"""Messages in a batch: each of its requests runs in a task."""
 
 _spoken = frozenset({b"", *(version.encode() for version in revisions.LEGACY)})
 

@@ -14,10 +14,9 @@ import pytest
 from mcpgateway import config
 from mcpgateway.app import Gateway
 from mcpgateway.auth.principals import ANONYMOUS
-from mcpgateway.downstream.conversing import NoHeaders
+from mcpgateway.downstream.conversing import MAX_BATCH, NoHeaders
 from mcpgateway.downstream.dispatch import Handler
 from mcpgateway.downstream.piped import MAX_IN_FLIGHT, Pipe, PipedSession
-from mcpgateway.downstream.streamable_http import MAX_BATCH
 from mcpgateway.errors import Busy, InvalidRequest
 from mcpgateway.protocol.call import Call
 from tests.fakes.until import until
