@@ -10,13 +10,12 @@ from mcpgateway.downstream.changes import Changes
 from mcpgateway.downstream.envelope import Envelope
 from mcpgateway.protocol import jsonrpc, revisions
 from mcpgateway.protocol.jsonrpc import Params
+from mcpgateway.protocol.modern import UPDATED
 from mcpgateway.runtime import Sweep
 from mcpgateway.services.conversation import Conversation
 from mcpgateway.services.views import View
 
 MAX_CALLERS = 10_000
-
-UPDATED = "notifications/resources/updated"
 
 Resource = tuple[str, str]
 """An upstream, and its own URI of one of its resources."""

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Raw
 
 from mcpgateway import runtime
-from mcpgateway.downstream.callers import UPDATED, Caller, Resource, name_of
+from mcpgateway.downstream.callers import Caller, Resource, name_of
 from mcpgateway.downstream.envelope import Envelope
 from mcpgateway.downstream.event_stream import QUEUED_BYTES, QUEUED_EVENTS, EventStream
 from mcpgateway.downstream.exchange import Exchange, HeaderList
@@ -19,7 +19,7 @@ from mcpgateway.errors import Busy, GatewayError, InvalidParams
 from mcpgateway.protocol import jsonrpc
 from mcpgateway.protocol.call import Call, NoChannel
 from mcpgateway.protocol.jsonrpc import Params
-from mcpgateway.protocol.modern import SERVER_INFO_META, SUBSCRIPTION_META
+from mcpgateway.protocol.modern import ACKNOWLEDGED, SERVER_INFO_META, SUBSCRIPTION_META, UPDATED
 from mcpgateway.runtime import Sweep
 from mcpgateway.services.announcements import LIST_CHANGES, Announcer
 from mcpgateway.services.forward import Forward
@@ -35,8 +35,6 @@ BEAT_SECONDS = 60.0
 
 MAX_STREAMS_PER_USER = 100
 MAX_RESOURCES = 1000
-
-ACKNOWLEDGED = "notifications/subscriptions/acknowledged"
 
 
 class Wanted(msgspec.Struct, rename="camel", omit_defaults=True):

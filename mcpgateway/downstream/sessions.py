@@ -18,6 +18,7 @@ from mcpgateway.errors import Busy, RpcError, UnknownSession
 from mcpgateway.pool.identity import fingerprint
 from mcpgateway.protocol import jsonrpc
 from mcpgateway.protocol.call import cannot_ask
+from mcpgateway.protocol.modern import ASKABLE
 from mcpgateway.runtime import Sweep
 from mcpgateway.services.conversation import Conversation
 from mcpgateway.services.views import View
@@ -178,7 +179,7 @@ class ClientSession(Conversation):
 
     def can(self, method: str) -> bool:
         """Whether the client declared the capability that a question needs."""
-        needed = {"sampling/createMessage": "sampling", "elicitation/create": "elicitation", "roots/list": "roots"}.get(method)
+        needed = ASKABLE.get(method)
         return needed is None or needed in jsonrpc.object_of(self.capabilities)
 
     def answered(self, message: jsonrpc.Message) -> None:

@@ -38,6 +38,13 @@ CACHEABLE = frozenset(
 LISTEN = "subscriptions/listen"
 DISCOVER = "server/discover"
 
+ACKNOWLEDGED = "notifications/subscriptions/acknowledged"
+UPDATED = "notifications/resources/updated"
+"""What a listen stream says first, and what it says of a resource."""
+
+TASKS = "io.modelcontextprotocol/tasks"
+"""The extension for tasks, which have only the name in common with those of 2025-11-25."""
+
 REMOVED = frozenset(
     {
         "initialize",

@@ -17,6 +17,7 @@ from mcpgateway.auth.access import Access
 from mcpgateway.errors import GatewayError, InvalidParams
 from mcpgateway.protocol import jsonrpc
 from mcpgateway.protocol.call import Call, Channel
+from mcpgateway.protocol.modern import TASKS
 from mcpgateway.services.conversation import Conversation
 from mcpgateway.services.forward import Forward
 from mcpgateway.services.upstream import Upstream
@@ -29,7 +30,7 @@ REMEMBERED = 100_000
 """Task ids, in all. Who makes more loses sight of the oldest."""
 
 MAX_PAGES = 100
-EXTENSION = b'"io.modelcontextprotocol/tasks"'
+EXTENSION = f'"{TASKS}"'.encode()
 
 
 class TaskService:

@@ -13,12 +13,9 @@ from mcpgateway.config.values import TlsConfig
 from mcpgateway.errors import BadAnswer, Incompatible, RpcError
 from mcpgateway.protocol import jsonrpc, revisions
 from mcpgateway.protocol.call import Call, Channel, HeaderBlock, cannot_ask
+from mcpgateway.protocol.modern import SERVER_INFO_META
 
 GATEWAY_INFO = msgspec.json.encode({"name": "mcpgateway", "title": "MCP Gateway", "version": __version__})
-
-
-SERVER_INFO_META = "io.modelcontextprotocol/serverInfo"
-"""The `_meta` key under which a modern server says who it is."""
 
 Ask = Callable[[str, bytes], Awaitable[bytes]]
 """Method and raw params of a server's question → raw result, or RpcError."""

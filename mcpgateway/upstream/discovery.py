@@ -9,9 +9,9 @@ from msgspec import Raw
 
 from mcpgateway.errors import BadAnswer, HttpRefused, Incompatible, RpcError, UpstreamError
 from mcpgateway.protocol import jsonrpc, revisions
+from mcpgateway.protocol.modern import UNSUPPORTED_VERSION
 from mcpgateway.upstream.base import Welcome, answer_of
 
-UNSUPPORTED_VERSION = -32022
 SHORTEST_FRESH_SECONDS = 60.0
 """A server that wants to be asked each time is asked this often at most: sessions are opened more often than that."""
 

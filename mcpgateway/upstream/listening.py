@@ -26,9 +26,10 @@ from mcpgateway.errors import (
     UpstreamTimeout,
 )
 from mcpgateway.protocol import jsonrpc
+from mcpgateway.protocol.modern import ACKNOWLEDGED, UPDATED
 from mcpgateway.runtime import Sweep, spawn
 from mcpgateway.upstream.base import Listener, Welcome
-from mcpgateway.upstream.subscriptions import ACKNOWLEDGED, CHANGES, UPDATED, Wanted, announced_by, covers, honoured_in
+from mcpgateway.upstream.subscriptions import CHANGES, Wanted, announced_by, covers, honoured_in
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0

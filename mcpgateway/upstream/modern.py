@@ -19,8 +19,6 @@ from mcpgateway.upstream.listening import Listening, Member
 from mcpgateway.upstream.rounds import has_tasks, in_rounds
 
 METHOD_NOT_FOUND = -32601
-DISCOVER = "server/discover"
-LISTEN = "subscriptions/listen"
 
 
 class Introduced:

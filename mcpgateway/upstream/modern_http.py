@@ -25,20 +25,20 @@ from mcpgateway.errors import (
 from mcpgateway.protocol import headers as mirrored
 from mcpgateway.protocol import jsonrpc, revisions, sse
 from mcpgateway.protocol.call import Call, Channel, HeaderBlock, NoChannel
+from mcpgateway.protocol.modern import DISCOVER, HEADER_MISMATCH, LISTEN, UNSUPPORTED_VERSION
 from mcpgateway.runtime import Sweep
 from mcpgateway.upstream.base import Hello, Target, Welcome, answer_of, decode_message, with_token
-from mcpgateway.upstream.discovery import UNSUPPORTED_VERSION, discovery_in, wants_another_try
+from mcpgateway.upstream.discovery import discovery_in, wants_another_try
 from mcpgateway.upstream.events import first_of
 from mcpgateway.upstream.http import HttpClient, Response, path_of, same_origin_redirect
 from mcpgateway.upstream.listening import Heard, Listening, Member, tell
-from mcpgateway.upstream.modern import DISCOVER, LISTEN, Introduced, ModernSession
+from mcpgateway.upstream.modern import Introduced, ModernSession
 from mcpgateway.upstream.refusal import LOST, refusal
 from mcpgateway.upstream.rounds import envelope, meta_of
 from mcpgateway.upstream.subscriptions import without_id
 from mcpgateway.upstream.tool_headers import ToolHeaders, next_cursor
 from mcpgateway.upstream.turn import Turn
 
-HEADER_MISMATCH = -32020
 MAX_PAGES = 100
 TRACE_HEADERS = frozenset({b"traceparent", b"tracestate", b"baggage"})
 POST_HEADERS = b"Accept: application/json, text/event-stream\r\nContent-Type: application/json\r\n"

@@ -11,11 +11,12 @@ from msgspec import Raw
 from mcpgateway.errors import RpcError
 from mcpgateway.protocol import jsonrpc, revisions
 from mcpgateway.protocol.call import Call, Channel, HeaderBlock, cannot_ask
+from mcpgateway.protocol.modern import DISCOVER, LISTEN
 from mcpgateway.runtime import Sweep
 from mcpgateway.upstream.base import Hello, Welcome, answer_of
 from mcpgateway.upstream.discovery import discovery_in, refused, wants_another_try
 from mcpgateway.upstream.listening import Heard, Listening, Member, tell
-from mcpgateway.upstream.modern import DISCOVER, LISTEN, Introduced, ModernSession
+from mcpgateway.upstream.modern import Introduced, ModernSession
 from mcpgateway.upstream.owner import OwnedSession
 from mcpgateway.upstream.rounds import envelope, meta_of
 from mcpgateway.upstream.subscriptions import without_id

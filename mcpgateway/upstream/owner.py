@@ -29,6 +29,7 @@ from mcpgateway.errors import (
 )
 from mcpgateway.protocol import jsonrpc
 from mcpgateway.protocol.call import Call, Channel, HeaderBlock, NoChannel
+from mcpgateway.protocol.modern import UNSUPPORTED_VERSION
 from mcpgateway.runtime import Sweep, spawn
 from mcpgateway.upstream.base import (
     Ask,
@@ -51,7 +52,6 @@ MAX_QUESTIONS = 100
 """Questions of one server that may be open at once; each holds a task and, downstream, a client's attention."""
 
 METHOD_NOT_FOUND = -32601
-UNSUPPORTED_VERSION = -32022
 
 _log = logging.getLogger("mcpgateway.upstream.owner")
 T = TypeVar("T")

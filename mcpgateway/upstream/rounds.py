@@ -16,21 +16,21 @@ from msgspec import Raw
 from mcpgateway.errors import BadAnswer, RpcError
 from mcpgateway.protocol import jsonrpc, revisions
 from mcpgateway.protocol.call import Call, Channel, Client
+from mcpgateway.protocol.modern import (
+    ASKABLE,
+    CAPABILITIES_META,
+    CLIENT_INFO_META,
+    ENVELOPE,
+    LOG_LEVEL_META,
+    TASKS,
+    VERSION_META,
+    WITH_ROUNDS,
+)
 from mcpgateway.runtime import Sweep, spawn
 from mcpgateway.upstream.base import GATEWAY_INFO
 
-VERSION_META = "io.modelcontextprotocol/protocolVersion"
-CAPABILITIES_META = "io.modelcontextprotocol/clientCapabilities"
-CLIENT_INFO_META = "io.modelcontextprotocol/clientInfo"
-LOG_LEVEL_META = "io.modelcontextprotocol/logLevel"
-ENVELOPE = frozenset({VERSION_META, CAPABILITIES_META, CLIENT_INFO_META, LOG_LEVEL_META, "progressToken"})
-TASKS = "io.modelcontextprotocol/tasks"
-
-WITH_ROUNDS = frozenset({"prompts/get", "resources/read", "tools/call"})
-"""Methods whose answer may be a question."""
-
-ASKABLE = {"elicitation/create": "elicitation", "roots/list": "roots", "sampling/createMessage": "sampling"}
-"""What may be asked, and the capability with which a client says that it answers."""
+OURS = ENVELOPE | {"progressToken"}
+"""What is written anew in the `_meta` of each request; the rest of it is the client's."""
 
 FIRST_WITH_URLS = "2025-11-25"
 """The first revision whose elicitation may send a person to a URL."""
@@ -51,7 +51,7 @@ def envelope(call: Call, params: jsonrpc.Params, version: str, id: int) -> tuple
     """`params` with all that a modern request says of its client, and the client's progress token if it gave one."""
     raw = params.get("_meta")
     given = {} if raw is None else jsonrpc.object_of(raw)
-    meta = meta_of(call.client, version) | {key: value for key, value in given.items() if key not in ENVELOPE}
+    meta = meta_of(call.client, version) | {key: value for key, value in given.items() if key not in OURS}
     if call.log_level is not None:
         meta[LOG_LEVEL_META] = jsonrpc.raw(call.log_level)
     token = given.get("progressToken")

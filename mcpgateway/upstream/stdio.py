@@ -17,10 +17,10 @@ from typing import cast
 
 from mcpgateway.errors import ConnectFailed, ConnectionLost, RpcError, UpstreamError, UpstreamTimeout
 from mcpgateway.protocol.call import HeaderBlock
+from mcpgateway.protocol.modern import UNSUPPORTED_VERSION
 from mcpgateway.runtime import Sweep, spawn
 from mcpgateway.upstream import modern_stdio
 from mcpgateway.upstream.base import Hello, Target, UpstreamSession
-from mcpgateway.upstream.discovery import UNSUPPORTED_VERSION
 from mcpgateway.upstream.era import LEGACY, MODERN, Era, is_refusal, most_telling
 from mcpgateway.upstream.owner import OwnedSession, open_owned, refused_handshake
 

@@ -9,11 +9,8 @@ from msgspec import Raw
 
 from mcpgateway.errors import InvalidParams
 from mcpgateway.protocol import jsonrpc
+from mcpgateway.protocol.modern import SUBSCRIPTION_META
 from mcpgateway.upstream.base import Welcome
-
-ACKNOWLEDGED = "notifications/subscriptions/acknowledged"
-UPDATED = "notifications/resources/updated"
-SUBSCRIPTION_META = "io.modelcontextprotocol/subscriptionId"
 
 CHANGES = {
     "toolsListChanged": ("tools", "notifications/tools/list_changed"),

@@ -11,7 +11,7 @@ from msgspec import Raw
 from mcpgateway import runtime
 from mcpgateway.auth.principals import Principal
 from mcpgateway.downstream import envelope
-from mcpgateway.downstream.callers import UPDATED, Callers
+from mcpgateway.downstream.callers import Callers
 from mcpgateway.downstream.conversing import described
 from mcpgateway.downstream.described import MAX_DESCRIPTION_BYTES
 from mcpgateway.downstream.envelope import Envelope
@@ -24,7 +24,7 @@ from mcpgateway.downstream.sealed import Sealer
 from mcpgateway.downstream.sessions import UNHEARD_BYTES, ClientSession
 from mcpgateway.errors import InvalidParams, RpcError
 from mcpgateway.protocol import jsonrpc
-from mcpgateway.protocol.modern import CAPABILITIES_META, CLIENT_INFO_META, VERSION_META
+from mcpgateway.protocol.modern import CAPABILITIES_META, CLIENT_INFO_META, UPDATED, VERSION_META
 from mcpgateway.runtime import Sweep
 from mcpgateway.services.views import View
 from tests.fakes.clock import FakeClock

@@ -9,11 +9,11 @@ import pytest
 
 from mcpgateway.auth.principals import Principal
 from mcpgateway.downstream import envelope
-from mcpgateway.downstream.callers import UPDATED, Callers, Resource, name_of
+from mcpgateway.downstream.callers import Callers, Resource, name_of
 from mcpgateway.downstream.changes import DEBOUNCE_SECONDS
 from mcpgateway.downstream.envelope import Envelope
 from mcpgateway.protocol.jsonrpc import Params
-from mcpgateway.protocol.modern import CAPABILITIES_META, CLIENT_INFO_META, VERSION_META
+from mcpgateway.protocol.modern import CAPABILITIES_META, CLIENT_INFO_META, UPDATED, VERSION_META
 from mcpgateway.runtime import Sweep
 from mcpgateway.services.views import View
 from tests.fakes.clock import FakeClock

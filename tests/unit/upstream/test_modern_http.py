@@ -24,11 +24,11 @@ from mcpgateway.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
+from mcpgateway.protocol.modern import TASKS
 from mcpgateway.runtime import Sweep
 from mcpgateway.upstream.base import Hello, Target
 from mcpgateway.upstream.modern import ModernSession
 from mcpgateway.upstream.modern_http import Found, ModernHTTPServer
-from mcpgateway.upstream.rounds import TASKS
 from tests.fakes.clock import FakeClock
 from tests.fakes.http import FakeHttp, FakeResponse, Sent, result
 from tests.fakes.peers import Ear, Person, call, tool_call

@@ -13,10 +13,11 @@ from mcpgateway import runtime
 from mcpgateway.errors import BadAnswer, RpcError
 from mcpgateway.protocol import jsonrpc
 from mcpgateway.protocol.call import Call
+from mcpgateway.protocol.modern import TASKS
 from mcpgateway.runtime import Sweep
 from mcpgateway.upstream import rounds
 from mcpgateway.upstream.base import GATEWAY_INFO
-from mcpgateway.upstream.rounds import MAX_ROUNDS, TASKS, envelope, has_tasks, in_rounds
+from mcpgateway.upstream.rounds import MAX_ROUNDS, envelope, has_tasks, in_rounds
 from tests.fakes.clock import FakeClock
 from tests.fakes.peers import Ear, Person
 from tests.fakes.until import until
