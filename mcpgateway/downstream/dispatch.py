@@ -47,7 +47,7 @@ class Dispatch:
             "resources/unsubscribe": resources.unsubscribe,
             "tasks/cancel": tasks.carry,
             "tasks/get": tasks.carry,
-            "tasks/list": tasks.list,
+            "tasks/list": tasks.list_own,
             "tasks/result": tasks.carry,
             "tasks/update": tasks.carry,
             "tools/call": tools.call,

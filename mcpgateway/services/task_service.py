@@ -84,6 +84,18 @@ class TaskService:
             raise InvalidParams("there is no task of this id")
         return await self._forward.send(upstream, conversation, call, channel)
 
+    async def list_own(self, view: View, conversation: Conversation, call: Call, channel: Channel) -> bytes:
+        """The raw result of tasks/list: of each server's, those that were issued to this principal."""
+        if view.single:
+            return await self._page(view.only, conversation, call, channel)
+        tasks: list[Raw] = []
+        for upstream in self._with_tasks(view, conversation, call):
+            try:
+                tasks += await self._all(upstream, conversation, call, channel)
+            except GatewayError as error:
+                _log.info("tasks/list of %r is left out: %s", upstream.name, error)
+        return msgspec.json.encode({"tasks": tasks})
+
     def _with_tasks(self, view: View, conversation: Conversation, call: Call) -> Iterable[Upstream]:
         """Servers that hold tasks of this principal, as far as it may use them still."""
         rights = self._access.of(conversation.principal)
@@ -111,16 +123,3 @@ class TaskService:
 
     def _is_own(self, user: str, upstream: Upstream, task: Raw) -> bool:
         return self._issuers.get((user, jsonrpc.string_of(jsonrpc.object_of(task), "taskId"))) == upstream.slug
-
-    # Last, for its name hides the type in what follows it.
-    async def list(self, view: View, conversation: Conversation, call: Call, channel: Channel) -> bytes:
-        """The raw result of tasks/list: of each server's, those that were issued to this principal."""
-        if view.single:
-            return await self._page(view.only, conversation, call, channel)
-        tasks: list[Raw] = []
-        for upstream in self._with_tasks(view, conversation, call):
-            try:
-                tasks += await self._all(upstream, conversation, call, channel)
-            except GatewayError as error:
-                _log.info("tasks/list of %r is left out: %s", upstream.name, error)
-        return msgspec.json.encode({"tasks": tasks})
