@@ -112,7 +112,7 @@ class ModernHTTPServer:
                 if welcome is None:
                     welcome = await self._discover(headers, self._timeout_seconds)
         self.show(headers)
-        return ModernHTTPSession(self.upstream, self, welcome, headers, self._sweep)
+        return ModernSession(self.upstream, self, welcome, headers, self._sweep)
 
     def show(self, headers: HeaderBlock) -> None:
         """These are the headers of the latest call. What belongs to no call is sent with them."""
@@ -279,10 +279,6 @@ class ModernHTTPServer:
         else:
             message = await self._message(id, response)
         answer_of(self.upstream, message)
-
-
-class ModernHTTPSession(ModernSession):
-    """One session with a modern server over HTTP: data alone."""
 
 
 class _Reading:
