@@ -44,7 +44,8 @@ class Rounds:
         """
         if request.state is None:
             # Answers to what nobody asked yet: a modern server may make something of them.
-            request.answers |= {name: request.params[name] for name in ("inputResponses",) if name in request.params}
+            if "inputResponses" in request.params:
+                request.answers["inputResponses"] = request.params["inputResponses"]
             return None
         sealed = self._sealer.open(request.state, user, digest_of(request.method, request.params, request.place))
         answers = answers_of(request.params)
