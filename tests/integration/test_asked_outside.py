@@ -65,6 +65,15 @@ async def test_a_question_that_could_be_for_either_of_two_calls_is_refused(stub:
             await asyncio.wait(calls)
 
 
+async def test_a_question_with_no_call_in_flight_is_refused(stub: Stub) -> None:
+    async with serving({"mcpServers": {"up": {"url": stub.url}}}) as gateway, asyncio.timeout(20):
+        async with ModernWire(gateway.server("up"), capabilities={"roots": {}}) as client:
+            await client.call("counter")
+            stub.do({"notify": QUESTION, "session": session_of(stub)})
+            await until(lambda: len(answers(stub)) == 1)
+            assert answers(stub)[0]["error"]["code"] == -32601
+
+
 async def test_nobody_is_heard_for_a_client_that_answers_nothing(stub: Stub) -> None:
     async with serving({"mcpServers": {"up": {"url": stub.url}}}) as gateway, asyncio.timeout(20):
         before = stub.seen.streams
