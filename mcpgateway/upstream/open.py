@@ -32,7 +32,7 @@ FETCH_SECONDS = 10.0
 FETCH_BYTES = 1024 * 1024
 ACCEPT_JSON = b"Accept: application/json\r\n"
 REMEMBERED = 1000
-"""Servers and identities of which it is remembered what was found out. Others are asked again."""
+"""Servers, and identities at them, of which it is remembered what was found out. Others are asked again."""
 
 Context = AbstractAsyncContextManager[Any, Any]
 
@@ -40,9 +40,10 @@ Context = AbstractAsyncContextManager[Any, Any]
 class Opener:
     """Opens sessions. Keeps one HTTP client per upstream, one TLS context per TLS settings, and what each URL speaks."""
 
-    def __init__(self, sweep: Sweep, contexts: TlsContexts | None = None) -> None:
+    def __init__(self, sweep: Sweep, contexts: TlsContexts | None = None, remembered: int = REMEMBERED) -> None:
         self.sweep = sweep
         self._contexts = contexts or TlsContexts()
+        self._remembered = remembered
         # A client lives as long as a session or a connection uses it, so that those of servers that are gone go too.
         self._clients: WeakValueDictionary[tuple[str, str, TlsConfig | None, int], Origin] = WeakValueDictionary()
         self._eras: dict[str, Era] = {}
@@ -94,7 +95,7 @@ class Opener:
             raise ConnectFailed(target.name, f"no session within {target.open_timeout_seconds:g} s; is it up?") from error
 
     async def _open(self, target: Target, hello: Hello, headers: HeaderBlock) -> UpstreamSession:
-        era = self._eras.setdefault(_place(target), Era())
+        era = self._era(target)
         if target.transport == TransportType.STDIO:
             return await open_stdio(target, hello, sweep=self.sweep, era=era)
         http = self.http(target.name, target.url, target.tls)
@@ -102,6 +103,15 @@ class Opener:
             return await open_sse(target, http, hello, headers, sweep=self.sweep)
         async with _until_known(era, hello):
             return await self._in_turn(era, _Door(self, target, http, hello, headers))
+
+    def _era(self, target: Target) -> Era:
+        """What is known of a server, as the latest to be asked for."""
+        place = _place(target)
+        self._eras[place] = era = self._eras.pop(place, None) or Era()
+        # Sessions may be opened by a URL alone, and of those there is no end.
+        if len(self._eras) > self._remembered:
+            del self._eras[next(iter(self._eras))]
+        return era
 
     async def _in_turn(self, era: Era, door: _Door) -> UpstreamSession:
         """A session of the first kind that the server takes. Raises what stood in the way, or says most of it."""
@@ -137,14 +147,13 @@ class Opener:
         identity = door.hello.identity or sha256(door.headers).hexdigest()
         place = f"{door.target.name}\n{door.target.url}\n{identity}"
         found = self._found.setdefault(place, Found(door.target.name))
-        if len(self._found) > REMEMBERED:
+        if len(self._found) > self._remembered:
             del self._found[next(iter(self._found))]
         key = (place, door.hello.capabilities, door.hello.modern, id(door.http))
         server = self._servers.get(key)
         if server is None:
             server = self._servers[key] = ModernHTTPServer(door.target, door.http, door.hello, found, self.sweep)
-            era = self._eras.setdefault(_place(door.target), Era())
-            server.on_contradiction = era.forget
+            server.on_contradiction = self._era(door.target).forget
         return server
 
     async def open_url(

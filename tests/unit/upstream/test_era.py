@@ -293,15 +293,6 @@ async def test_sessions_of_one_identity_share_what_was_found_and_those_of_anothe
     assert [rpc for _, rpc in server.seen] == ["server/discover"] * 4
 
 
-async def test_p16_what_is_remembered_of_identities_has_an_end(opener: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mcpgateway.upstream.open.REMEMBERED", 3)
-    async with scripted(Wanted("modern").play) as running:
-        target = Target(name="up", url=f"http://127.0.0.1:{running.port}/mcp")
-        for number in range(10):
-            await (await opener.open(target, Hello(modern=True, identity=str(number)), b"")).aclose()
-    assert len(opener._found) == 3
-
-
 NO_SERVER: dict[str, tuple[type[UpstreamError], str]] = {
     "nothing": (HttpRefused, "404"),
     "html": (BadAnswer, "no JSON-RPC message"),
