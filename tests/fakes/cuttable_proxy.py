@@ -13,6 +13,7 @@ import socket
 import ssl
 import struct
 from collections.abc import Awaitable, Callable
+from typing import Self
 
 from tests.servers.http11 import CRLF, Request, read_request, reply
 
@@ -313,6 +314,13 @@ class CuttableProxy:
 
     def __repr__(self) -> str:
         return f"<CuttableProxy on {self.port}, {f'{self.fault} at {self.stage}' if self.fault else 'sound'}>"
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()
 
     @property
     def scheme(self) -> str:

@@ -13,16 +13,12 @@ from tests.servers.raw_stub import Stub
 @pytest.fixture
 async def stub() -> AsyncIterator[Stub]:
     """The recording stub, in the loop of the test."""
-    server = Stub()
-    await server.start()
-    yield server
-    await server.aclose()
+    async with Stub() as server:
+        yield server
 
 
 @pytest.fixture
 async def proxy(stub: Stub) -> AsyncIterator[CuttableProxy]:
     """A proxy before the stub, sound until told otherwise."""
-    proxy = CuttableProxy(stub.port)
-    await proxy.start()
-    yield proxy
-    await proxy.aclose()
+    async with CuttableProxy(stub.port) as proxy:
+        yield proxy

@@ -9,6 +9,7 @@ from typing import Any
 
 from mcpgateway import runtime
 from mcpgateway.upstream.connection import Origin
+from tests.clients.messages import text_of
 from tests.clients.wire import Message, Wire
 from tests.fakes.clock import FakeClock
 from tests.fakes.cuttable_proxy import CuttableProxy
@@ -113,12 +114,6 @@ async def client_of(scene: Scene, *, warm: bool) -> AsyncIterator[Wire]:
         if warm:
             assert text_of(await scene.call(client, "warm")) == "warm"
         yield client
-
-
-def text_of(message: Message) -> str:
-    """What the tool `echo` was told to say."""
-    assert "result" in message, message
-    return str(message["result"]["content"][0]["text"])
 
 
 def expect_clear_error(message: Message, said: str = "") -> None:

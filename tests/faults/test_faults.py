@@ -30,9 +30,10 @@ from pathlib import Path
 import pytest
 
 import mcpgateway
+from tests.clients.messages import text_of
 from tests.clients.wire import Wire
 from tests.fakes.cuttable_proxy import ANSWERS, STREAMS, CuttableProxy
-from tests.faults.scene import Scene, client_of, expect_clear_error, expect_recovery, scene, text_of
+from tests.faults.scene import Scene, client_of, expect_clear_error, expect_recovery, scene
 from tests.servers.raw_stub import Stub
 
 HARMLESS = {"continue_first", "two_answers", "slow_but_sure"}

@@ -13,8 +13,9 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
+from tests.clients.messages import text_of
 from tests.fakes.cuttable_proxy import CONNECTIONS, CuttableProxy
-from tests.faults.scene import client_of, expect_clear_error, expect_recovery, scene, text_of
+from tests.faults.scene import client_of, expect_clear_error, expect_recovery, scene
 from tests.servers.certificates import Authority
 from tests.servers.raw_stub import Stub
 
@@ -50,10 +51,8 @@ def authority() -> Authority:
 @pytest.fixture
 async def proxy(stub: Stub, tmp_path: Path, authority: Authority) -> AsyncIterator[CuttableProxy]:
     """A proxy that serves TLS, sound until told otherwise."""
-    proxy = CuttableProxy(stub.port, context_of(tmp_path, authority))
-    await proxy.start()
-    yield proxy
-    await proxy.aclose()
+    async with CuttableProxy(stub.port, context_of(tmp_path, authority)) as proxy:
+        yield proxy
 
 
 @pytest.mark.parametrize("fault", list(CONNECTIONS))

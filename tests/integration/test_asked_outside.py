@@ -21,10 +21,8 @@ ROOTS = {"roots": [{"uri": "file:///srv", "name": "srv"}]}
 
 @pytest.fixture
 async def stub() -> AsyncIterator[Stub]:
-    server = Stub()
-    await server.start()
-    yield server
-    await server.aclose()
+    async with Stub() as server:
+        yield server
 
 
 def answers(stub: Stub) -> list[Message]:

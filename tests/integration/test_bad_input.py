@@ -32,11 +32,9 @@ class Upstream(Stub):
 @pytest.fixture(params=["own", "uvicorn"])
 async def stub(request: pytest.FixtureRequest) -> AsyncIterator[Upstream]:
     """The stub, in the loop of the test: all that is said here holds for both classes."""
-    server = Upstream()
-    server.http_protocol = request.param
-    await server.start()
-    yield server
-    await server.aclose()
+    async with Upstream() as server:
+        server.http_protocol = request.param
+        yield server
 
 
 def one(stub: Upstream, **limits: object) -> dict[str, Any]:

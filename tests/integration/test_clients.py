@@ -15,6 +15,7 @@ from mcp.client.streamable_http import streamable_http_client
 
 from mcpgateway import runtime
 from mcpgateway.services.upstream import State
+from tests.clients.messages import text_of, tool
 from tests.clients.wire import Message, Wire
 from tests.fakes.gateway import RunningGateway, serving
 from tests.fakes.process import Server
@@ -43,22 +44,12 @@ class Noting(Stub):
 
 @pytest.fixture
 async def stub() -> AsyncIterator[Noting]:
-    server = Noting()
-    await server.start()
-    yield server
-    await server.aclose()
+    async with Noting() as server:
+        yield server
 
 
 def one(url: str, **server: Any) -> dict[str, Any]:
     return {"mcpServers": {"up": {"url": url, **server}}}
-
-
-def tool(name: str, id: object = 1, **arguments: Any) -> Message:
-    return {"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": {"name": name, "arguments": arguments}}
-
-
-def text_of(response: Message) -> str:
-    return str(response["result"]["content"][0]["text"])
 
 
 @contextlib.asynccontextmanager

@@ -11,7 +11,6 @@ import json
 import re
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from hashlib import sha256
 from typing import Any, NamedTuple
 
 import httpx
@@ -23,6 +22,7 @@ from mcpgateway.downstream.parked import GRACE_SECONDS, PARKED_SECONDS, Interact
 from mcpgateway.downstream.reply import Reply
 from tests.clients.modern_wire import EVERYTHING, ModernWire
 from tests.clients.wire import Message, Wire
+from tests.fakes.callers import bearer, letting_in
 from tests.fakes.gateway import RunningGateway, serving
 from tests.fakes.moved_time import moved_time
 from tests.fakes.process import Server
@@ -213,22 +213,17 @@ def meeting(request: pytest.FixtureRequest) -> Iterator[Meeting]:
 @contextlib.asynccontextmanager
 async def gateway_of(meeting: Meeting) -> AsyncIterator[RunningGateway]:
     """Sessions stay for as long as their callers: no test here is about their age."""
-    tokens = {name: "sha256:" + sha256(token_of(name).encode()).hexdigest() for name in NAMES}
-    settings = {"auth": {"tokens": tokens}, "session_pool": {"session_ttl_seconds": 3600}}
+    settings = letting_in(*NAMES) | {"session_pool": {"session_ttl_seconds": 3600}}
     document = {"mcpServers": {"up": {"url": meeting.server.url}}, "gateway": settings}
     async with serving(document) as gateway, asyncio.timeout(20):
         yield gateway
-
-
-def token_of(name: str) -> str:
-    return f"token-of-{name}-0123456789"
 
 
 @contextlib.asynccontextmanager
 async def caller_of(
     gateway: RunningGateway, meeting: Meeting, name: str, revision: str = REVISIONS["legacy"], **more: str
 ) -> AsyncIterator[Caller]:
-    headers = {"Authorization": f"Bearer {token_of(name)}", **more}
+    headers = bearer(name) | more
     if meeting.client == "modern":
         async with ModernCaller(gateway.server("up"), headers, capabilities=EVERYTHING) as modern:
             yield modern

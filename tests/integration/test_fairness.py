@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from hashlib import sha256
 from typing import Any
 
 from tests.clients.wire import Wire
+from tests.fakes.callers import bearer, letting_in
 from tests.fakes.gateway import RunningGateway, serving
 from tests.fakes.until import until
 from tests.servers.raw_stub import Stub
@@ -20,13 +20,8 @@ NEVER = {"ms": 3_600_000}
 
 
 def document(stub: Stub) -> dict[str, Any]:
-    tokens = {name: "sha256:" + sha256(token_of(name).encode()).hexdigest() for name in ("hog", *OTHERS)}
     pool = {"max_sessions_per_principal": MOST, "wait_seconds": 600}
-    return {"mcpServers": {"up": {"url": stub.url}}, "gateway": {"auth": {"tokens": tokens}, "session_pool": pool}}
-
-
-def token_of(name: str) -> str:
-    return f"the-token-of-{name}"
+    return {"mcpServers": {"up": {"url": stub.url}}, "gateway": letting_in("hog", *OTHERS) | {"session_pool": pool}}
 
 
 class Calls:
@@ -37,8 +32,7 @@ class Calls:
         self._stack = stack
 
     async def conversation(self, name: str) -> Wire:
-        headers = {"Authorization": f"Bearer {token_of(name)}"}
-        wire = await self._stack.enter_async_context(Wire(self.gateway.server("up"), headers))
+        wire = await self._stack.enter_async_context(Wire(self.gateway.server("up"), bearer(name)))
         await wire.initialize()
         return wire
 

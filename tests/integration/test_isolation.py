@@ -6,19 +6,18 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
-from hashlib import sha256
 from typing import Any
 
 import httpx
 import pytest
 
 from tests.clients.wire import Message, Wire
+from tests.fakes.callers import bearer, letting_in, token_of
 from tests.fakes.gateway import RunningGateway, serving
 from tests.servers.http11 import Request
 from tests.servers.raw_stub import Stub
 
-TOKENS = {name: f"token-of-{name}-0123456789" for name in ("alice", "bob")}
-AUTH = {"auth": {"tokens": {name: "sha256:" + sha256(token.encode()).hexdigest() for name, token in TOKENS.items()}}}
+AUTH = letting_in("alice", "bob")
 
 
 class Offering(Stub):
@@ -77,10 +76,8 @@ class Offering(Stub):
 
 @pytest.fixture
 async def stub() -> AsyncIterator[Offering]:
-    server = Offering()
-    await server.start()
-    yield server
-    await server.aclose()
+    async with Offering() as server:
+        yield server
 
 
 def one(stub: Stub, *, gateway: Message | None = None, **server: Any) -> dict[str, Any]:
@@ -89,7 +86,7 @@ def one(stub: Stub, *, gateway: Message | None = None, **server: Any) -> dict[st
 
 @contextlib.asynccontextmanager
 async def client_of(url: str, name: str, **headers: str) -> AsyncIterator[Wire]:
-    async with Wire(url, {"Authorization": f"Bearer {TOKENS[name]}"} | headers) as wire:
+    async with Wire(url, bearer(name) | headers) as wire:
         await wire.initialize()
         assert wire.session is not None, wire
         yield wire
@@ -174,7 +171,7 @@ async def test_i3_somebody_elses_session_is_as_unknown_as_one_that_never_was(ses
 
 async def test_i3_a_session_needs_its_token_every_time(stub: Offering) -> None:
     async with serving(one(stub)) as gateway, client_of(gateway.url, "alice") as alice, asyncio.timeout(20):
-        for header in (None, "Bearer wrong", f"Basic {TOKENS['alice']}"):
+        for header in (None, "Bearer wrong", f"Basic {token_of('alice')}"):
             reply = await alice.post({"jsonrpc": "2.0", "id": 1, "method": "ping"}, {"authorization": header})
             assert reply.status == 401 and reply.headers["www-authenticate"].startswith("Bearer")
             assert await alice.delete({"authorization": header}) == 401
@@ -225,7 +222,7 @@ async def test_a_clients_own_token_never_goes_upstream(own: dict[str, str], stub
         await everything(wire)
         await wire.delete()
         await gateway.until(lambda: len(stub.seen.deletes) == 1)
-    assert TOKENS["alice"] not in json.dumps([entry["headers"] for entry in stub.seen.requests])
+    assert token_of("alice") not in json.dumps([entry["headers"] for entry in stub.seen.requests])
     assert {entry["headers"].get("authorization") for entry in stub.seen.requests} == {own.get("Authorization")}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -14,13 +13,13 @@ from mcpgateway import runtime
 from mcpgateway.downstream.listen import BEAT_SECONDS
 from tests.clients.modern_wire import SERVER_INFO, SUBSCRIPTION, ModernWire
 from tests.clients.wire import Message, Wire
+from tests.fakes.callers import bearer, letting_in
 from tests.fakes.gateway import RunningGateway, serving
 from tests.fakes.moved_time import moved_time
 from tests.fakes.process import Server
 from tests.servers.asking_stub import AskingStub
 
-TOKENS = {name: f"token-of-{name}-0123456789" for name in ("alice", "bob")}
-AUTH = {"auth": {"tokens": {name: "sha256:" + sha256(token.encode()).hexdigest() for name, token in TOKENS.items()}}}
+AUTH = letting_in("alice", "bob")
 UPDATED = "notifications/resources/updated"
 TOUCHABLE = "demo://touchable"
 
@@ -29,10 +28,8 @@ Stream = AsyncIterator[Message]
 
 @pytest.fixture
 async def stub() -> AsyncIterator[AskingStub]:
-    server = AskingStub()
-    await server.start()
-    yield server
-    await server.aclose()
+    async with AskingStub() as server:
+        yield server
 
 
 def one(url: str, gateway: Message | None = None, **server: Any) -> dict[str, Any]:
@@ -40,7 +37,7 @@ def one(url: str, gateway: Message | None = None, **server: Any) -> dict[str, An
 
 
 def client_of(gateway: RunningGateway, name: str = "", url: str = "") -> ModernWire:
-    headers = {"Authorization": f"Bearer {TOKENS[name]}"} if name else {}
+    headers = bearer(name) if name else {}
     return ModernWire(url or gateway.server("up"), headers)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.clients.messages import text_of
 from tests.clients.modern_wire import EVERYTHING, LOG_LEVEL, ModernWire
 from tests.clients.wire import Message, Wire
 from tests.fakes.gateway import RunningGateway, serving
@@ -31,10 +32,6 @@ def one(server: Server) -> dict[str, Any]:
 
 def client_of(gateway: RunningGateway, capabilities: Message | None = None) -> ModernWire:
     return ModernWire(gateway.server("up"), capabilities=EVERYTHING if capabilities is None else capabilities)
-
-
-def text_of(response: Message) -> str:
-    return str(response["result"]["content"][0]["text"])
 
 
 async def test_a_servers_questions_come_as_it_asked_them_and_its_state_comes_back_to_it_byte_for_byte(modern: Server) -> None:

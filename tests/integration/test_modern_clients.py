@@ -6,40 +6,30 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
-from hashlib import sha256
 from typing import Any
 
 import httpx
 import pytest
 
+from tests.clients.messages import text_of
 from tests.clients.modern_wire import LOG_LEVEL, SERVER_INFO, ModernWire
 from tests.clients.wire import MODERN, Message, Wire
+from tests.fakes.callers import bearer, letting_in
 from tests.fakes.gateway import serving
 from tests.fakes.process import Server
 from tests.servers.asking_stub import AskingStub
 
-TOKENS = {name: f"token-of-{name}-0123456789" for name in ("alice", "bob")}
-AUTH = {"auth": {"tokens": {name: "sha256:" + sha256(token.encode()).hexdigest() for name, token in TOKENS.items()}}}
+AUTH = letting_in("alice", "bob")
 
 
 @pytest.fixture
 async def stub() -> AsyncIterator[AskingStub]:
-    server = AskingStub()
-    await server.start()
-    yield server
-    await server.aclose()
+    async with AskingStub() as server:
+        yield server
 
 
 def one(url: str, *, gateway: Message | None = None, **server: Any) -> dict[str, Any]:
     return {"mcpServers": {"up": {"url": url, **server}}, "gateway": gateway or {}}
-
-
-def bearer(name: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {TOKENS[name]}"}
-
-
-def text_of(response: Message) -> str:
-    return str(response["result"]["content"][0]["text"])
 
 
 async def count(wire: ModernWire, tool: str = "counter", headers: dict[str, str | None] | None = None) -> tuple[int, str]:

@@ -15,33 +15,24 @@ from mcpgateway import runtime
 from mcpgateway.auth.tokens import new_token
 from tests.clients.driver import Driver
 from tests.clients.events import Stream, stream
+from tests.clients.messages import request, text_of, tool
 from tests.clients.wire import Message, Wire
 from tests.fakes.gateway import RunningGateway, serving
 from tests.fakes.process import Server
 from tests.integration.battery import EVERYTHING, FASTMCP, Target, run_in_one_session
-from tests.servers.talking_stub import TalkingStub, talk, text_of
+from tests.servers.talking_stub import TalkingStub, talk
 
 ACCEPT = {"accept": "text/event-stream"}
 
 
 @pytest.fixture
 async def stub() -> AsyncIterator[TalkingStub]:
-    server = TalkingStub()
-    await server.start()
-    yield server
-    await server.aclose()
+    async with TalkingStub() as server:
+        yield server
 
 
 def one(url: str, **gateway: Any) -> dict[str, Any]:
     return {"mcpServers": {"up": {"url": url}}, "gateway": gateway}
-
-
-def request(method: str, id: object = 1, **params: Any) -> Message:
-    return {"jsonrpc": "2.0", "id": id, "method": method, "params": params}
-
-
-def tool(name: str, id: object = 1, **arguments: Any) -> Message:
-    return request("tools/call", id, name=name, arguments=arguments)
 
 
 class Reader:

@@ -28,10 +28,8 @@ AS_ALICE = {"Authorization": f"Bearer {TOKEN}"}
 
 @pytest.fixture
 async def stub() -> AsyncIterator[Stub]:
-    server = Stub()
-    await server.start()
-    yield server
-    await server.aclose()
+    async with Stub() as server:
+        yield server
 
 
 def one(stub: Stub, gateway: Message | None = None, **server: Any) -> dict[str, Any]:

@@ -21,29 +21,24 @@ from mcpgateway.app import Gateway
 from mcpgateway.downstream.stdio import Stdio
 from mcpgateway.errors import ConfigError
 from tests.clients.driver import Driver
+from tests.clients.messages import request, text_of
 from tests.clients.wire import Message
 from tests.fakes.process import PROJECT, Server
 from tests.fakes.programs import fastmcp_1x_command
 from tests.fakes.until import until
 from tests.integration.battery import FASTMCP, Target, run_in_one_session
 from tests.servers.http11 import Request
-from tests.servers.talking_stub import TalkingStub, talk, text_of
+from tests.servers.talking_stub import TalkingStub, talk
 
 
 @pytest.fixture
 async def stub() -> AsyncIterator[TalkingStub]:
-    server = TalkingStub()
-    await server.start()
-    yield server
-    await server.aclose()
+    async with TalkingStub() as server:
+        yield server
 
 
 def one(url: str, **gateway: Any) -> dict[str, Any]:
     return {"mcpServers": {"up": {"url": url}}, "gateway": gateway}
-
-
-def request(method: str, id: object = 1, **params: Any) -> Message:
-    return {"jsonrpc": "2.0", "id": id, "method": method, "params": params}
 
 
 def hello(capabilities: Message | None = None) -> Message:
@@ -261,12 +256,9 @@ class Mirroring(TalkingStub):
 
 
 async def test_a_modern_call_on_a_pipe_repeats_no_argument_in_a_header() -> None:
-    stub = Mirroring()
-    await stub.start()
-    async with desk_of(one(stub.url)) as desk:
+    async with Mirroring() as stub, desk_of(one(stub.url)) as desk:
         answer = await desk.ask(modern("tools/call", 1, name="echo", arguments={"text": "x"}))
         assert text_of(answer) == "x"
-    await stub.aclose()
 
 
 async def test_a_modern_call_is_told_of_and_cancelled_on_the_pipe(stub: TalkingStub) -> None:

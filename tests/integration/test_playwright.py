@@ -7,7 +7,6 @@ import itertools
 import json
 import os
 from collections.abc import AsyncIterator, Iterator
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -15,6 +14,7 @@ import pytest
 
 from tests.clients.modern_wire import ModernWire
 from tests.clients.wire import Message, Wire
+from tests.fakes.callers import bearer, letting_in
 from tests.fakes.gateway import RunningGateway, serving
 from tests.fakes.process import PROJECT, Server
 from tests.fakes.programs import node
@@ -22,8 +22,7 @@ from tests.servers.http11 import Request, read_request, reply
 
 pytestmark = [pytest.mark.node, pytest.mark.browser]
 
-TOKENS = {name: f"token-of-{name}-0123456789" for name in ("alice", "bob")}
-AUTH = {"auth": {"tokens": {name: "sha256:" + sha256(token.encode()).hexdigest() for name, token in TOKENS.items()}}}
+AUTH = letting_in("alice", "bob")
 
 HOW = "--port=0 --headless --isolated --no-sandbox --timeout-settle=0 --timeout-action=20000".split()
 PAGE = '<!doctype html><link rel="icon" href="data:,"><title>{name}</title><h1>The page of {name}</h1>'
@@ -118,10 +117,6 @@ async def gateway(playwright: Server) -> AsyncIterator[RunningGateway]:
     url = f"http://localhost:{playwright.port}/mcp"
     async with serving({"mcpServers": {"web": {"url": url}}, "gateway": AUTH}) as gateway:
         yield gateway
-
-
-def bearer(name: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {TOKENS[name]}"}
 
 
 async def said(wire: Wire, tool: str, **arguments: Any) -> str:

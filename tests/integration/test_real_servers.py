@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,11 +19,11 @@ from mcp.client.streamable_http import streamable_http_client
 
 from tests.clients.driver import Driver1x
 from tests.clients.steps import Json
+from tests.fakes.callers import bearer, letting_in
 from tests.fakes.gateway import RunningGateway, serving
 
 CALLERS = ("alice", "bob")
-TOKENS = {name: f"token-of-{name}-0123456789" for name in CALLERS}
-AUTH = {"auth": {"tokens": {name: "sha256:" + sha256(token.encode()).hexdigest() for name, token in TOKENS.items()}}}
+AUTH = letting_in(*CALLERS)
 
 MODES = {"auto": "2026-07-28", "legacy": "2025-11-25", "2026-07-28": "2026-07-28"}
 """The modes of the SDK's current line, and the revision that each comes to speak."""
@@ -62,10 +61,6 @@ async def gateway(repository: Path) -> AsyncIterator[RunningGateway]:
     }
     async with serving({"mcpServers": servers, "gateway": AUTH}) as gateway:
         yield gateway
-
-
-def bearer(name: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {TOKENS[name]}"}
 
 
 @contextlib.asynccontextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from mcpgateway.errors import ConfigError
 from mcpgateway.runtime import Sweep
 from mcpgateway.services.reloading import LOOK_SECONDS, ConfigFile
 from tests.clients.wire import Wire
+from tests.fakes.callers import bearer, letting_in
 from tests.fakes.clock import FakeClock
 from tests.fakes.gateway import serving
 from tests.fakes.until import until
@@ -157,17 +157,16 @@ async def test_p21_secrets_that_came_with_a_reload_are_taken_out_of_logs_too(fol
 
 
 async def test_i10_a_rotated_file_of_credentials_reaches_the_upstream_with_the_next_call(tmp_path: Path) -> None:
-    stub, path, token = Stub(), tmp_path / "mcp.json", "token-of-alice"
+    stub, path = Stub(), tmp_path / "mcp.json"
     await stub.start()
-    tokens = {"alice": "sha256:" + sha256(token.encode()).hexdigest()}
     crm = {"url": stub.url, "credentials_file": str(tmp_path / "keys.json")}
-    document = {"mcpServers": {"crm": crm}, "gateway": {"auth": {"tokens": tokens}}}
+    document = {"mcpServers": {"crm": crm}, "gateway": letting_in("alice")}
     path.write_text(json.dumps(document))
     (tmp_path / "keys.json").write_text(keys("old"))
     async with serving(document) as gateway, asyncio.timeout(20):
         file = ConfigFile(str(path), gateway.gateway.apply, gateway.gateway.sweep)
         await file.find_named()
-        async with Wire(gateway.server("crm"), {"Authorization": f"Bearer {token}"}) as client:
+        async with Wire(gateway.server("crm"), bearer("alice")) as client:
             await client.initialize()
             assert '\\"x-key\\": \\"old\\"' in json.dumps(await client.call("whoami"))
             (tmp_path / "keys.json").write_text(keys("rotated"))

@@ -13,21 +13,20 @@ from mcpgateway import runtime
 from mcpgateway.auth.tokens import new_token
 from mcpgateway.downstream.event_store import RETRY_MILLISECONDS
 from tests.clients.events import Stream, stream
+from tests.clients.messages import text_of
 from tests.clients.wire import Message, Wire
 from tests.fakes.gateway import RunningGateway, serving
 from tests.servers.http11 import Request, chunk, head
 from tests.servers.raw_stub import event
-from tests.servers.talking_stub import TalkingStub, talk, text_of
+from tests.servers.talking_stub import TalkingStub, talk
 
 ELICITATION: Message = {"elicitation": {}}
 
 
 @pytest.fixture
 async def stub() -> AsyncIterator[TalkingStub]:
-    server = TalkingStub()
-    await server.start()
-    yield server
-    await server.aclose()
+    async with TalkingStub() as server:
+        yield server
 
 
 class Client:
@@ -303,10 +302,8 @@ class Polled(TalkingStub):
 
 @pytest.fixture
 async def polled() -> AsyncIterator[Polled]:
-    server = Polled()
-    await server.start()
-    yield server
-    await server.aclose()
+    async with Polled() as server:
+        yield server
 
 
 async def test_a_server_that_has_its_answer_fetched_has_it_fetched_by_the_client_too(polled: Polled) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +14,27 @@ import pytest
 from mcpgateway import config
 from mcpgateway.errors import ConfigError
 from mcpgateway.services.forward import SESSION_META
+from tests.clients.messages import text_of
 from tests.clients.modern_wire import ModernWire
-from tests.clients.wire import Message, Wire
+from tests.clients.wire import Wire
+from tests.fakes.callers import bearer, letting_in
 from tests.fakes.gateway import RunningGateway, serving
 from tests.fakes.until import until
 from tests.servers.certificates import Authority
 from tests.servers.raw_stub import Stub
 
-TOKENS = {name: "sha256:" + sha256(name.encode()).hexdigest() for name in ("alice", "bob")}
-
-BEARER = {name: {"Authorization": f"Bearer {name}"} for name in TOKENS}
-
 
 @pytest.fixture
 async def crm() -> AsyncIterator[Stub]:
-    stub = Stub()
-    await stub.start()
-    yield stub
-    await stub.aclose()
+    async with Stub() as stub:
+        yield stub
 
 
 def document(crm: Stub, keys: dict[str, str], **entry: Any) -> dict[str, Any]:
     """Alice and Bob call, and each is shown under its key in `keys`."""
     credentials = {name: {"headers": {"X-Key": key}} for name, key in keys.items()}
     server = {"url": crm.url, "credentials": credentials} | entry
-    return {"mcpServers": {"crm": server}, "gateway": {"auth": {"tokens": TOKENS}}}
+    return {"mcpServers": {"crm": server}, "gateway": letting_in("alice", "bob")}
 
 
 async def change(gateway: RunningGateway, document: dict[str, Any]) -> None:
@@ -48,7 +43,7 @@ async def change(gateway: RunningGateway, document: dict[str, Any]) -> None:
 
 @asynccontextmanager
 async def calling(gateway: RunningGateway, name: str) -> AsyncIterator[Wire]:
-    async with Wire(gateway.server("crm"), {"Authorization": f"Bearer {name}"}) as client:
+    async with Wire(gateway.server("crm"), bearer(name)) as client:
         await client.initialize()
         yield client
 
@@ -57,11 +52,6 @@ async def counted(client: Wire) -> tuple[int, str]:
     """How often the upstream session was counted in, and its id."""
     found = json.loads(text_of(await client.call("counter")))
     return found["count"], found["session"]
-
-
-def text_of(answer: Message) -> str:
-    text: str = answer["result"]["content"][0]["text"]
-    return text
 
 
 async def key_shown(client: Wire) -> str | None:
@@ -122,7 +112,7 @@ async def test_i10_a_key_that_is_withdrawn_ends_its_sessions_without_another_cal
 async def test_i10_a_key_that_is_withdrawn_from_a_caller_without_a_session_ends_what_it_had_upstream(crm: Stub) -> None:
     async with serving(document(crm, {"alice": "a1", "bob": "b1"})) as gateway, asyncio.timeout(20):
         url = gateway.server("crm")
-        async with ModernWire(url, BEARER["alice"]) as alice, ModernWire(url, BEARER["bob"]) as bob:
+        async with ModernWire(url, bearer("alice")) as alice, ModernWire(url, bearer("bob")) as bob:
             (_, alices), (_, bobs) = await counted(alice), await counted(bob)
             await change(gateway, document(crm, {"alice": "a2", "bob": "b1"}))
             await until(lambda: alices in crm.seen.deletes)
@@ -195,5 +185,5 @@ async def test_a_configuration_that_cannot_be_put_into_force_whole_is_not_at_all
 
 
 async def known(gateway: RunningGateway, server: str) -> bool:
-    async with Wire(gateway.server(server), {"Authorization": "Bearer alice"}) as client:
+    async with Wire(gateway.server(server), bearer("alice")) as client:
         return (await client.initialize()).status != 404

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
-from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -15,14 +14,14 @@ from mcpgateway import runtime
 from mcpgateway.downstream.parked import GRACE_SECONDS, PARKED_SECONDS
 from tests.clients.modern_wire import EVERYTHING, ModernWire
 from tests.clients.wire import Message
+from tests.fakes.callers import bearer, letting_in
 from tests.fakes.gateway import serving
 from tests.fakes.moved_time import moved_time
 from tests.fakes.process import Server
 from tests.servers.asking_stub import AskingStub
 
 NAMES = [f"user-{number}" for number in range(10)]
-TOKENS = {name: f"token-of-{name}-0123456789" for name in NAMES}
-AUTH = {"auth": {"tokens": {name: "sha256:" + sha256(token.encode()).hexdigest() for name, token in TOKENS.items()}}}
+AUTH = letting_in(*NAMES)
 
 WHO = {"method": "elicitation/create", "params": {"message": "who?", "requestedSchema": {"type": "object", "properties": {}}}}
 ROOTS = {"method": "roots/list"}
@@ -37,10 +36,8 @@ YES = {"action": "accept", "content": {}}
 
 @pytest.fixture
 async def stub() -> AsyncIterator[AskingStub]:
-    server = AskingStub()
-    await server.start()
-    yield server
-    await server.aclose()
+    async with AskingStub() as server:
+        yield server
 
 
 def one(url: str, gateway: Message | None = None, **server: Any) -> dict[str, Any]:
@@ -130,10 +127,6 @@ async def test_c5_fifty_calls_in_flight_each_ask_their_own_caller(stateful_1x: S
 
 def elicit(question: str) -> Message:
     return {"name": "elicit", "arguments": {"question": question}}
-
-
-def bearer(name: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {TOKENS[name]}"}
 
 
 async def test_c5_a_state_is_worth_nothing_to_anybody_else_nor_for_anything_else(stub: AskingStub) -> None:

@@ -29,10 +29,8 @@ class SlowToList(AskingStub):
 
 @pytest.fixture
 async def slow() -> AsyncIterator[SlowToList]:
-    stub = SlowToList()
-    await stub.start()
-    yield stub
-    await stub.aclose()
+    async with SlowToList() as stub:
+        yield stub
 
 
 def contradicting(wire: ModernWire) -> tuple[Message, dict[str, str | None]]:

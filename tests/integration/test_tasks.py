@@ -5,30 +5,28 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from hashlib import sha256
 from typing import Any
 
 import pytest
 
 from tests.clients.wire import Wire
+from tests.fakes.callers import bearer, letting_in
 from tests.fakes.gateway import RunningGateway, serving
 from tests.fakes.process import Server
 
 TOOL = "simulate-research-query"
-TOKENS = {"alice": "a" * 32, "bob": "b" * 32}
 Message = dict[str, Any]
 
 
 @asynccontextmanager
 async def gateway_of(server: Server) -> AsyncIterator[RunningGateway]:
-    auth = {"tokens": {name: "sha256:" + sha256(token.encode()).hexdigest() for name, token in TOKENS.items()}}
-    async with serving({"gateway": {"auth": auth}, "mcpServers": {"every": {"url": server.url}}}) as gateway:
+    async with serving({"gateway": letting_in("alice", "bob"), "mcpServers": {"every": {"url": server.url}}}) as gateway:
         yield gateway
 
 
 @asynccontextmanager
 async def client(url: str, name: str, revision: str = "2025-11-25") -> AsyncIterator[Wire]:
-    async with Wire(url, {"authorization": f"Bearer {TOKENS[name]}"}) as wire, asyncio.timeout(30):
+    async with Wire(url, bearer(name)) as wire, asyncio.timeout(30):
         await wire.initialize(revision=revision)
         yield wire
 

@@ -6,18 +6,15 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from hashlib import sha256
 from typing import Any
 
 import pytest
 
 from tests.clients.modern_wire import ModernWire
 from tests.clients.wire import Wire
+from tests.fakes.callers import bearer, letting_in
 from tests.fakes.gateway import serving
 from tests.servers.http11 import Request, read_request, reply
-
-TOKENS = {name: "sha256:" + sha256(name.encode()).hexdigest() for name in ("alice", "bob")}
-BEARER = {name: {"authorization": f"Bearer {name}"} for name in TOKENS}
 
 
 def result_of(request: Request, method: str) -> dict[str, Any] | None:
@@ -64,17 +61,17 @@ async def server() -> AsyncIterator[str]:
 
 def document(url: str) -> dict[str, Any]:
     credentials = {"alice": {"headers": {"X-Key": "a"}}, "bob": {"headers": {"X-Key": "b"}}}
-    return {"mcpServers": {"up": {"url": url, "credentials": credentials}}, "gateway": {"auth": {"tokens": TOKENS}}}
+    return {"mcpServers": {"up": {"url": url, "credentials": credentials}}, "gateway": letting_in("alice", "bob")}
 
 
 async def test_i7_instructions_for_one_account_are_not_told_to_another() -> None:
     async with server() as url, serving(document(url)) as gateway, asyncio.timeout(20):
-        async with Wire(gateway.server("up"), BEARER["bob"]) as bob, Wire(gateway.url, BEARER["alice"]) as alice:
+        async with Wire(gateway.server("up"), bearer("bob")) as bob, Wire(gateway.url, bearer("alice")) as alice:
             await bob.initialize()
             await alice.initialize()
             assert "private to b" in bob.welcome["instructions"]
             assert "private to b" not in alice.welcome["instructions"]
-        async with ModernWire(gateway.url, BEARER["alice"]) as modern:
+        async with ModernWire(gateway.url, bearer("alice")) as modern:
             discovered = await modern.request("server/discover")
             assert "private to b" not in discovered["result"]["instructions"]
 
@@ -82,7 +79,7 @@ async def test_i7_instructions_for_one_account_are_not_told_to_another() -> None
 @pytest.mark.parametrize("kind", [Wire, ModernWire])
 async def test_i7_that_one_account_has_no_tools_takes_none_from_another(kind: type[Wire]) -> None:
     async with server() as url, serving(document(url)) as gateway, asyncio.timeout(20):
-        async with kind(gateway.server("up"), BEARER["alice"]) as alice, Wire(gateway.server("up"), BEARER["bob"]) as bob:
+        async with kind(gateway.server("up"), bearer("alice")) as alice, Wire(gateway.server("up"), bearer("bob")) as bob:
             if kind is Wire:
                 await alice.initialize()
             await bob.initialize()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -13,23 +12,19 @@ import pytest
 from mcpgateway import config
 from tests.clients.modern_wire import ModernWire
 from tests.clients.wire import Wire
+from tests.fakes.callers import bearer, letting_in
 from tests.fakes.gateway import RunningGateway, serving
 from tests.servers.raw_stub import Stub
-
-TOKENS = {name: "sha256:" + sha256(name.encode()).hexdigest() for name in ("alice", "bob")}
-BEARER = {name: {"authorization": f"Bearer {name}"} for name in TOKENS}
 
 
 @pytest.fixture
 async def stub() -> AsyncIterator[Stub]:
-    server = Stub()
-    await server.start()
-    yield server
-    await server.aclose()
+    async with Stub() as server:
+        yield server
 
 
 def document(stub: Stub, **gateway: Any) -> dict[str, Any]:
-    return {"mcpServers": {"up": {"url": stub.url}}, "gateway": {"auth": {"tokens": TOKENS}} | gateway}
+    return {"mcpServers": {"up": {"url": stub.url}}, "gateway": letting_in("alice", "bob") | gateway}
 
 
 async def change(gateway: RunningGateway, document: dict[str, Any]) -> None:
@@ -37,7 +32,7 @@ async def change(gateway: RunningGateway, document: dict[str, Any]) -> None:
 
 
 def without_alice(stub: Stub) -> dict[str, Any]:
-    return document(stub, auth={"tokens": {"bob": TOKENS["bob"]}})
+    return document(stub, **letting_in("bob"))
 
 
 def not_for_alice(stub: Stub) -> dict[str, Any]:
@@ -49,9 +44,9 @@ async def test_the_streams_of_who_is_withdrawn_end_and_nobody_elses(stub: Stub, 
     async with serving(document(stub)) as gateway, asyncio.timeout(20):
         url = gateway.server("up")
         async with (
-            Wire(url, BEARER["alice"]) as alice,
-            Wire(url, BEARER["bob"]) as bob,
-            ModernWire(url, BEARER["alice"]) as modern,
+            Wire(url, bearer("alice")) as alice,
+            Wire(url, bearer("bob")) as bob,
+            ModernWire(url, bearer("alice")) as modern,
         ):
             await alice.initialize()
             await bob.initialize()

@@ -14,7 +14,7 @@ import json
 import os
 import signal
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, Self
 
 from tests.servers.http11 import CRLF, Request, chunk, head, read_request, reply
 
@@ -71,7 +71,10 @@ TOOLS: list[Message] = [
 
 
 class Stub:
-    """The server. `start` it, read `seen`, write `orders`, `aclose` it; or run this file as a program."""
+    """The server. Use it as an async context manager, read `seen`, write `orders`; or run this file as a program.
+
+    `start` and `aclose` are for those who end it at another time.
+    """
 
     def __init__(self) -> None:
         self.seen = Seen()
@@ -84,6 +87,13 @@ class Stub:
 
     def __repr__(self) -> str:
         return f"<Stub on {self.port}: {len(self._counts)} sessions, {len(self.seen.requests)} requests>"
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()
 
     @property
     def url(self) -> str:

@@ -67,8 +67,3 @@ def talk(text: str, id: object = 1, *, token: object = "p") -> Message:
     """A call of the tool, under its own name."""
     params = {"name": "talk", "arguments": {"text": text}, "_meta": {"progressToken": token}}
     return {"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params}
-
-
-def text_of(message: Message) -> str:
-    """The text of a tool's result."""
-    return str(message["result"]["content"][0]["text"])

@@ -17,11 +17,11 @@ import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
 from mcpgateway.cli import new_event_loop
+from tests.fakes.callers import bearer, letting_in
 from tests.fakes.process import Child
 from tests.fakes.stub_server import StubServer
 from tests.soak.wire import Message, Wire
@@ -50,7 +50,7 @@ class Conversation:
         self._wire = Wire(port)
         self._ids = itertools.count(1)
         self._headers = {
-            "authorization": f"Bearer {token_of(name)}",
+            **bearer(name),
             "accept": "application/json, text/event-stream",
             "content-type": "application/json",
         }
@@ -106,15 +106,10 @@ class Hog:
             await conversation.close()
 
 
-def token_of(name: str) -> str:
-    return f"the-token-of-{name}"
-
-
 def document(url: str, plan: Plan) -> Message:
     names = [HOG, *(f"other-{number}" for number in range(plan.others))]
-    tokens = {name: "sha256:" + sha256(token_of(name).encode()).hexdigest() for name in names}
     pool = {"max_sessions_per_principal": plan.held, "wait_seconds": WAIT_SECONDS}
-    return {"mcpServers": {"up": {"url": url}}, "gateway": {"auth": {"tokens": tokens}, "session_pool": pool}}
+    return {"mcpServers": {"up": {"url": url}}, "gateway": letting_in(*names) | {"session_pool": pool}}
 
 
 def written(folder: str, settings: Message) -> str:
