@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import json
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,6 +15,9 @@ from typing import Any
 import httpx
 
 from tests.clients.wire import Wire
+from tests.fakes.callers import bearer, letting_in
+from tests.fakes.lifeline import Lifeline
+from tests.fakes.ports import free_port
 from tests.fakes.process import Child
 from tests.fakes.stub_server import StubServer
 
@@ -30,49 +31,8 @@ HOLDING = (
 """A stdio server with a child of its own, which does not leave when its stdin ends. All of it holds $FIFO open for writing."""
 
 
-class Lifeline:
-    """A FIFO that processes hold open for writing: reading it comes to its end when all of them are gone, not before."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._reader = asyncio.StreamReader()
-        os.mkfifo(path)
-
-    def __repr__(self) -> str:
-        return f"<Lifeline {self.path.name}>"
-
-    @contextlib.asynccontextmanager
-    async def held(self) -> AsyncIterator[None]:
-        # Without waiting for a writer, so that a test that fails cannot hang here.
-        pipe = os.fdopen(os.open(self.path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0)
-        protocol = asyncio.StreamReaderProtocol(self._reader)
-        transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, pipe)
-        try:
-            yield
-        finally:
-            transport.close()
-
-    async def all_gone(self) -> int:
-        """Wait until nobody holds it. How many processes began."""
-        async with asyncio.timeout(20):
-            return (await self._reader.read()).count(b"begun")
-
-
-def token_of(caller: str) -> str:
-    return f"token-of-{caller}"
-
-
 def document(stub: StubServer, lifeline: Lifeline) -> dict[str, Any]:
-    env = {"FIFO": str(lifeline.path), "PYTHON": sys.executable}
-    tokens = {name: "sha256:" + hashlib.sha256(token_of(name).encode()).hexdigest() for name in CALLERS}
-    servers = {"web": {"url": stub.url}, "local": {"command": "sh", "args": ["-c", HOLDING], "env": env}}
-    return {"mcpServers": servers, "gateway": {"auth": {"tokens": tokens}}}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return {"mcpServers": {"web": {"url": stub.url}, "local": lifeline.server(HOLDING)}, "gateway": letting_in(*CALLERS)}
 
 
 @contextlib.asynccontextmanager
@@ -143,11 +103,10 @@ async def test_u12_killed_under_load_it_leaves_no_child_and_started_again_it_sen
     stub: StubServer, tmp_path: Path
 ) -> None:
     port = free_port()
-    before, after = Lifeline(tmp_path / "before"), Lifeline(tmp_path / "after")
     async with asyncio.timeout(60), contextlib.AsyncExitStack() as stack:
-        await stack.enter_async_context(before.held())
-        await stack.enter_async_context(after.held())
-        headers = [{"authorization": f"Bearer {token_of(name)}"} for name in CALLERS for _ in range(CONVERSATIONS)]
+        before = await stack.enter_async_context(Lifeline(tmp_path / "before"))
+        after = await stack.enter_async_context(Lifeline(tmp_path / "after"))
+        headers = [bearer(name) for name in CALLERS for _ in range(CONVERSATIONS)]
         url = f"http://127.0.0.1:{port}/mcp"
         loads = [Load(await stack.enter_async_context(Wire(url, each))) for each in headers]
         async with gateway(tmp_path, document(stub, before), port) as process:
@@ -156,9 +115,10 @@ async def test_u12_killed_under_load_it_leaves_no_child_and_started_again_it_sen
             # The process itself and nothing else of its group: what it started must notice on its own.
             os.kill(process.pid, signal.SIGKILL)
             await asyncio.gather(*running)
-            assert await before.all_gone() == len(loads) + 1, "each conversation had a server, and so had the gateway"
+            said = await before.all_gone()
+            assert said.count(b"begun") == len(loads) + 1, "each conversation had a server, and so had the gateway"
         sessions = set((await stub.seen())["sessions"])
         async with gateway(tmp_path, document(stub, after), port):
             await asyncio.gather(*(goes_on_after_a_new_handshake(load.wire) for load in loads))
-        assert await after.all_gone() == len(loads) + 1
+        assert (await after.all_gone()).count(b"begun") == len(loads) + 1
         assert len(set((await stub.seen())["sessions"]) - sessions) == len(loads) + 1

@@ -20,6 +20,8 @@ import pytest
 
 from tests.clients.driver import Driver2x
 from tests.clients.wire import Message, Wire
+from tests.fakes.lifeline import Lifeline
+from tests.fakes.ports import free_port
 from tests.fakes.process import PROJECT, Server
 from tests.servers.http11 import Request
 from tests.servers.raw_stub import Stub
@@ -45,10 +47,8 @@ class Waiting(Stub):
 
 @pytest.fixture
 async def stub() -> AsyncIterator[Waiting]:
-    server = Waiting()
-    await server.start()
-    yield server
-    await server.aclose()
+    async with Waiting() as server:
+        yield server
 
 
 class Program:
@@ -118,43 +118,6 @@ class Program:
         self._process.send_signal(number)
 
 
-class Lifeline:
-    """A FIFO that stdio servers hold open for writing: its end comes when all of them are gone, and not before."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = str(folder / "lifeline")
-        os.mkfifo(self.path)
-        self._fd = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
-
-    def server(self, script: str = HOLDING) -> dict[str, Any]:
-        """The configuration of a stdio server that holds it."""
-        return {"command": "sh", "args": ["-c", script], "env": {"FIFO": self.path, "PYTHON": sys.executable}}
-
-    async def gone(self) -> bytes:
-        """Wait until nobody holds it any more. What the servers wrote when they began."""
-        loop, said, news = asyncio.get_running_loop(), b"", asyncio.Event()
-        loop.add_reader(self._fd, news.set)
-        try:
-            async with asyncio.timeout(15):
-                while True:
-                    await news.wait()
-                    news.clear()
-                    with contextlib.suppress(BlockingIOError):  # it was woken for something that is no end
-                        part = os.read(self._fd, 65_536)
-                        if not part:
-                            return said
-                        said += part
-        finally:
-            loop.remove_reader(self._fd)
-            os.close(self._fd)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def written(folder: Path, document: dict[str, Any]) -> Path:
     path = folder / "mcp.json"
     path.write_text(json.dumps(document), encoding="utf-8")
@@ -191,9 +154,12 @@ async def refusal(base: str) -> int:
 async def test_c7_a_signal_lets_calls_finish_refuses_new_ones_and_leaves_nothing(
     number: signal.Signals, stub: Waiting, tmp_path: Path
 ) -> None:
-    lifeline = Lifeline(tmp_path)
-    document = {"mcpServers": {"up": {"url": stub.url}, "child": lifeline.server()}}
-    async with served(tmp_path, document) as (program, base), Wire(f"{base}/mcp") as wire, asyncio.timeout(40):
+    async with (
+        Lifeline(tmp_path / "lifeline") as lifeline,
+        served(tmp_path, {"mcpServers": {"up": {"url": stub.url}, "child": lifeline.server(HOLDING)}}) as (program, base),
+        Wire(f"{base}/mcp") as wire,
+        asyncio.timeout(40),
+    ):
         await wire.initialize()
         assert (await wire.call("child__echo", {"text": "x"}))["result"]["content"][0]["text"] == "x"
         call = asyncio.create_task(wire.call("up__wait"))
@@ -210,7 +176,7 @@ async def test_c7_a_signal_lets_calls_finish_refuses_new_ones_and_leaves_nothing
         errors = await program.errors
         assert code in (0, -number, 128 + number) and "Traceback" not in errors, errors
         assert sorted(stub.seen.deletes) == sorted(stub.seen.sessions) and len(stub.seen.sessions) == 2
-        assert (await lifeline.gone()).count(b"begun") == 2
+        assert (await lifeline.all_gone()).count(b"begun") == 2
 
 
 async def test_c7_a_call_that_does_not_finish_is_given_up_in_the_end(stub: Waiting, tmp_path: Path) -> None:
@@ -229,15 +195,17 @@ async def test_c7_a_call_that_does_not_finish_is_given_up_in_the_end(stub: Waiti
 
 
 async def test_u12_a_gateway_that_is_killed_leaves_no_stdio_server_behind(tmp_path: Path) -> None:
-    lifeline = Lifeline(tmp_path)
-    document = {"mcpServers": {"child": lifeline.server(STUBBORN)}}
-    async with served(tmp_path, document) as (program, base), asyncio.timeout(40):
+    async with (
+        Lifeline(tmp_path / "lifeline") as lifeline,
+        served(tmp_path, {"mcpServers": {"child": lifeline.server(STUBBORN)}}) as (program, base),
+        asyncio.timeout(40),
+    ):
         async with Wire(f"{base}/mcp") as wire:
             await wire.initialize()
             assert "result" in await wire.call("child__echo", {"text": "x"})
         program.signal(signal.SIGKILL)
         assert (await program.ends())[0] == -signal.SIGKILL
-        assert (await lifeline.gone()).count(b"begun") == 2
+        assert (await lifeline.all_gone()).count(b"begun") == 2
 
 
 async def test_the_logs_of_a_program_are_json_without_secrets_and_with_request_ids(stub: Waiting, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 from msgspec import Raw
@@ -22,6 +22,7 @@ from mcpgateway.runtime import Sweep
 from mcpgateway.upstream import stdio
 from mcpgateway.upstream.base import Hello, Target, UpstreamSession
 from mcpgateway.upstream.stdio import Lines, command_line, environment, how_it_ended, one_line, open_stdio
+from tests.fakes.lifeline import Lifeline
 from tests.fakes.peers import Ear, Person, call, tool_call
 from tests.fakes.process import PROJECT, Child
 
@@ -63,39 +64,9 @@ async def open_stub(sweep: Sweep) -> AsyncIterator[Open]:
         yield open
 
 
-class Lifeline:
-    """A FIFO that the processes of a test hold open for writing: it shows that they have begun, and that all are gone."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self._reader = asyncio.StreamReader()
-        os.mkfifo(path)
-
-    def __repr__(self) -> str:
-        return f"<Lifeline {self.path}>"
-
-    async def __aenter__(self) -> Self:
-        # Without waiting for a writer, so that a test that fails cannot hang here.
-        pipe = os.fdopen(os.open(self.path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0)
-        protocol = asyncio.StreamReaderProtocol(self._reader)
-        self._transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, pipe)
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        self._transport.close()
-
-    async def begun(self) -> None:
-        async with asyncio.timeout(20):
-            await self._reader.readline()
-
-    async def all_gone(self) -> None:
-        async with asyncio.timeout(10):
-            assert await self._reader.read() == b""
-
-
 @pytest.fixture
 async def lifeline(tmp_path: Path) -> AsyncIterator[Lifeline]:
-    async with Lifeline(str(tmp_path / "alive")) as lifeline:
+    async with Lifeline(tmp_path / "alive") as lifeline:
         yield lifeline
 
 
@@ -259,7 +230,7 @@ async def test_u12_closing_ends_the_server_and_its_children(sweep: Sweep, lifeli
     session = await opening
     async with asyncio.timeout(15):
         await session.aclose()
-    await lifeline.all_gone()
+    assert await lifeline.all_gone() == b""
     assert session.closed
 
 
@@ -271,7 +242,7 @@ async def test_u12_and_p3_giving_up_while_it_opens_leaves_no_process(sweep: Swee
     opening.cancel()
     with pytest.raises(asyncio.CancelledError):
         await opening
-    await lifeline.all_gone()
+    assert await lifeline.all_gone() == b""
 
 
 @pytest.mark.parametrize("turns", [0, 1, 2, 3, 5, 8, 13])
@@ -290,7 +261,7 @@ async def test_u12_a_gateway_that_is_killed_outright_leaves_no_server_and_no_gra
         await lifeline.begun()
         await asyncio.to_thread(gateway.next_json)
         gateway.kill()
-        await lifeline.all_gone()
+        assert await lifeline.all_gone() == b""
 
 
 async def test_u12_a_server_that_dies_takes_its_children_along(sweep: Sweep, lifeline: Lifeline) -> None:
@@ -301,7 +272,7 @@ async def test_u12_a_server_that_dies_takes_its_children_along(sweep: Sweep, lif
     await lifeline.begun()
     with pytest.raises(ConnectionLost, match="exit code 3"):
         await text(session, tool_call("crash"))
-    await lifeline.all_gone()
+    assert await lifeline.all_gone() == b""
     await session.aclose()
 
 
