@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import socket
-import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -28,10 +27,11 @@ from mcpgateway.upstream.tls import TlsContexts
 from mcpgateway.wiring import credentials_of
 from tests.clients.wire import Wire
 from tests.fakes.clock import FakeClock
+from tests.fakes.files import replace
 from tests.fakes.gateway import serving
 from tests.fakes.stub_server import StubServer
 from tests.servers.certificates import Authority
-from tests.servers.http11 import read_request, reply
+from tests.servers.mutual_tls import MutualTlsServer
 
 
 @pytest.fixture
@@ -42,33 +42,12 @@ def authority() -> Authority:
 @pytest.fixture
 async def token_url(authority: Authority, tmp_path: Path) -> AsyncIterator[str]:
     """The URL of a token endpoint whose tokens are the names in the certificates that it is shown."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=authority.write_own(tmp_path, "clients.pem"))
-    context.load_cert_chain(*authority.write(tmp_path, "server"))
-    context.verify_mode = ssl.CERT_REQUIRED
-    serving: dict[asyncio.Task[None] | None, asyncio.StreamWriter] = {}
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        serving[asyncio.current_task()] = writer
-        shown = writer.get_extra_info("peercert")["subject"][0][0][1]
-        while await read_request(reader) is not None:
-            await reply(writer, 200, json.dumps({"access_token": shown, "token_type": "bearer"}).encode())
-        writer.close()
-
-    listening = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
-    yield f"https://127.0.0.1:{listening.sockets[0].getsockname()[1]}/token"
-    listening.close()
-    for writer in serving.values():
-        writer.close()
-    async with asyncio.timeout(5):
-        await asyncio.gather(*(task for task in serving if task is not None))
-        await listening.wait_closed()
+    async with MutualTlsServer(authority, tmp_path, token_named) as server:
+        yield f"{server.base}/token"
 
 
-def replace(path: str, content: bytes) -> None:
-    """Another file takes the path, so that it counts as changed however fast the test is."""
-    new = Path(f"{path}.new")
-    new.write_bytes(content)
-    new.replace(path)
+def token_named(name: str) -> bytes:
+    return json.dumps({"access_token": name, "token_type": "bearer"}).encode()
 
 
 async def test_u11_a_token_endpoint_is_shown_the_certificate_that_is_in_its_files_now(

@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -18,7 +18,8 @@ from tests.fakes.callers import bearer, letting_in
 from tests.fakes.gateway import RunningGateway, serving
 from tests.fakes.process import PROJECT, Server
 from tests.fakes.programs import node
-from tests.servers.http11 import Request, read_request, reply
+from tests.servers.answering import AnsweringServer
+from tests.servers.http11 import Request, reply
 
 pytestmark = [pytest.mark.node, pytest.mark.browser]
 
@@ -29,46 +30,18 @@ PAGE = '<!doctype html><link rel="icon" href="data:,"><title>{name}</title><h1>T
 LOOK = "() => [document.title, document.cookie, window.looks = (window.looks ?? 0) + 1]"
 
 
-class Site:
-    """A page for each path, and a cookie that tells one browser from another. Use it as an async context manager."""
+class Site(AnsweringServer):
+    """A page for each path, and a cookie that tells one browser from another."""
 
     def __init__(self) -> None:
-        self.port = 0
+        super().__init__()
         self._browsers = itertools.count(1)
-        self._server: asyncio.Server | None = None
-        self._serving: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
-
-    def __repr__(self) -> str:
-        return f"<Site {self.port}, {len(self._serving)} connections>"
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        assert self._server is not None
-        self._server.close()
-        for writer in self._serving.values():
-            writer.close()
-        async with asyncio.timeout(5):
-            await asyncio.gather(*self._serving)
 
     def page(self, name: str) -> str:
         return f"http://127.0.0.1:{self.port}/{name}"
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._serving[task] = writer
-        try:
-            while (request := await read_request(reader)) is not None:
-                await reply(writer, 200, PAGE.format(name=request.path[1:]).encode(), self._headers(request))
-        except ConnectionError:
-            pass  # the browser is gone; so is whoever would see the page
-        finally:
-            writer.close()
-            del self._serving[task]
+    async def _respond(self, request: Request, writer: asyncio.StreamWriter) -> None:
+        await reply(writer, 200, PAGE.format(name=request.path[1:]).encode(), self._headers(request))
 
     def _headers(self, request: Request) -> dict[str, str]:
         plain = {"content-type": "text/html"}

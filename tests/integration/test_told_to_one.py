@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -14,7 +12,8 @@ from tests.clients.modern_wire import ModernWire
 from tests.clients.wire import Wire
 from tests.fakes.callers import bearer, letting_in
 from tests.fakes.gateway import serving
-from tests.servers.http11 import Request, read_request, reply
+from tests.servers.answering import AnsweringServer
+from tests.servers.http11 import Request, reply
 
 
 def result_of(request: Request, method: str) -> dict[str, Any] | None:
@@ -33,30 +32,25 @@ def result_of(request: Request, method: str) -> dict[str, Any] | None:
     return {} if method == "ping" else None
 
 
-@asynccontextmanager
-async def server() -> AsyncIterator[str]:
-    """A server that tells each account something else, and offers tools to all but Bob."""
+class TwoFacedServer(AnsweringServer):
+    """Tells each account something else, and offers tools to all but Bob."""
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while (request := await read_request(reader)) is not None:
-            message = json.loads(request.body or b"{}")
-            result = result_of(request, message.get("method", ""))
-            if "id" not in message:
-                await reply(writer, 405 if request.method == "GET" else 202)
-            elif result is None:
-                error = {"code": -32601, "message": "Method not found"}
-                await reply(writer, 200, json.dumps({"jsonrpc": "2.0", "id": message["id"], "error": error}).encode())
-            else:
-                body = json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": result}).encode()
-                session = {"mcp-session-id": "s-" + request.headers.get("x-key", "none")}
-                await reply(writer, 200, body, session if message["method"] == "initialize" else None)
-        writer.close()
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/mcp"
 
-    listening = await asyncio.start_server(serve, "127.0.0.1", 0)
-    try:
-        yield f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/mcp"
-    finally:
-        listening.close()
+    async def _respond(self, request: Request, writer: asyncio.StreamWriter) -> None:
+        message = json.loads(request.body or b"{}")
+        result = result_of(request, message.get("method", ""))
+        if "id" not in message:
+            await reply(writer, 405 if request.method == "GET" else 202)
+        elif result is None:
+            error = {"code": -32601, "message": "Method not found"}
+            await reply(writer, 200, json.dumps({"jsonrpc": "2.0", "id": message["id"], "error": error}).encode())
+        else:
+            body = json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": result}).encode()
+            session = {"mcp-session-id": "s-" + request.headers.get("x-key", "none")}
+            await reply(writer, 200, body, session if message["method"] == "initialize" else None)
 
 
 def document(url: str) -> dict[str, Any]:
@@ -65,7 +59,7 @@ def document(url: str) -> dict[str, Any]:
 
 
 async def test_i7_instructions_for_one_account_are_not_told_to_another() -> None:
-    async with server() as url, serving(document(url)) as gateway, asyncio.timeout(20):
+    async with TwoFacedServer() as server, serving(document(server.url)) as gateway, asyncio.timeout(20):
         async with Wire(gateway.server("up"), bearer("bob")) as bob, Wire(gateway.url, bearer("alice")) as alice:
             await bob.initialize()
             await alice.initialize()
@@ -78,7 +72,7 @@ async def test_i7_instructions_for_one_account_are_not_told_to_another() -> None
 
 @pytest.mark.parametrize("kind", [Wire, ModernWire])
 async def test_i7_that_one_account_has_no_tools_takes_none_from_another(kind: type[Wire]) -> None:
-    async with server() as url, serving(document(url)) as gateway, asyncio.timeout(20):
+    async with TwoFacedServer() as server, serving(document(server.url)) as gateway, asyncio.timeout(20):
         async with kind(gateway.server("up"), bearer("alice")) as alice, Wire(gateway.server("up"), bearer("bob")) as bob:
             if kind is Wire:
                 await alice.initialize()

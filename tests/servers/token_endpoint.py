@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any, Self
+from typing import Any
 from urllib.parse import parse_qsl
 
-from tests.servers.http11 import Request, read_request, reply
+from tests.servers.answering import AnsweringServer
+from tests.servers.http11 import Request, reply
 
 
-class TokenServer:
-    """Gives out `token-1`, `token-2` and so on. Use it as an async context manager.
+class TokenServer(AnsweringServer):
+    """Gives out `token-1`, `token-2` and so on.
 
     Set `expires_in`, or `answer` (status and body) to answer something else; clear `answers` to keep requests waiting.
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.requests: list[Request] = []
         self.asked = asyncio.Event()
         """Set when a request has come."""
@@ -24,28 +26,14 @@ class TokenServer:
         self.answers.set()
         self.answer: tuple[int, bytes] | None = None
         self.expires_in: object = 3600
-        self.port = 0
         self._given = 0
-        self._server: asyncio.Server | None = None
-        self._serving: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     def __repr__(self) -> str:
         return f"<TokenServer {len(self.requests)} requests>"
 
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
     async def __aexit__(self, *exc: object) -> None:
-        assert self._server is not None
         self.answers.set()
-        self._server.close()
-        for writer in self._serving.values():
-            writer.close()
-        async with asyncio.timeout(5):
-            await asyncio.gather(*self._serving)
-            await self._server.wait_closed()
+        await super().__aexit__(*exc)
 
     @property
     def url(self) -> str:
@@ -55,21 +43,11 @@ class TokenServer:
         """What a request asked for."""
         return dict(parse_qsl(self.requests[index].body.decode(), strict_parsing=True))
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._serving[task] = writer
-        try:
-            while (request := await read_request(reader)) is not None:
-                self.requests.append(request)
-                self.asked.set()
-                await self.answers.wait()
-                await reply(writer, *(self.answer or (200, self._token())))
-        except ConnectionError:
-            pass  # the client is gone; so is whoever would hear of it
-        finally:
-            writer.close()
-            del self._serving[task]
+    async def _respond(self, request: Request, writer: asyncio.StreamWriter) -> None:
+        self.requests.append(request)
+        self.asked.set()
+        await self.answers.wait()
+        await reply(writer, *(self.answer or (200, self._token())))
 
     def _token(self) -> bytes:
         self._given += 1

@@ -18,8 +18,9 @@ from mcpgateway.upstream import tls
 from mcpgateway.upstream.connection import Origin
 from mcpgateway.upstream.tls import TlsContexts
 from tests.fakes.clock import FakeClock
+from tests.fakes.files import replace
 from tests.servers.certificates import Authority
-from tests.servers.http11 import read_request, reply
+from tests.servers.mutual_tls import MutualTlsServer
 
 
 @pytest.fixture(scope="module")
@@ -30,26 +31,8 @@ def authority() -> Authority:
 @pytest.fixture
 async def server(authority: Authority, tmp_path: Path) -> AsyncIterator[str]:
     """The URL of a server that answers with the name in the client's certificate."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=authority.write_own(tmp_path, "clients.pem"))
-    context.load_cert_chain(*authority.write(tmp_path, "server"))
-    context.verify_mode = ssl.CERT_REQUIRED
-    serving: dict[asyncio.Task[None] | None, asyncio.StreamWriter] = {}
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        serving[asyncio.current_task()] = writer
-        shown = writer.get_extra_info("peercert")["subject"][0][0][1]
-        while await read_request(reader) is not None:
-            await reply(writer, 200, shown.encode())
-        writer.close()
-
-    listening = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
-    yield f"https://127.0.0.1:{listening.sockets[0].getsockname()[1]}/mcp"
-    listening.close()
-    for writer in serving.values():
-        writer.close()
-    async with asyncio.timeout(5):
-        await asyncio.gather(*(task for task in serving if task is not None))
-        await listening.wait_closed()
+    async with MutualTlsServer(authority, tmp_path) as server:
+        yield f"{server.base}/mcp"
 
 
 @asynccontextmanager
@@ -72,13 +55,6 @@ async def shown(url: str, context: ssl.SSLContext) -> str:
 def settings(authority: Authority, folder: Path, name: str = "gateway", password: str = "") -> TlsConfig:
     cert, key = authority.write(folder, name, password)
     return TlsConfig(ca=authority.write_own(folder), cert=cert, key=key, key_password=password)
-
-
-def replace(path: str, content: bytes) -> None:
-    """Another file takes the path's place, as careful programs do it: its time stamp may be the old one's."""
-    new = Path(f"{path}.new")
-    new.write_bytes(content)
-    new.replace(path)
 
 
 async def test_the_certificate_is_shown_and_the_private_authority_trusted(
