@@ -8,7 +8,6 @@ import gc
 import inspect
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,11 +18,11 @@ from mcpgateway.errors import BadAnswer, ConnectFailed, ConnectionLost, Upstream
 from mcpgateway.runtime import Sweep
 from mcpgateway.upstream.connection import IDLE_SECONDS, MAX_HEAD_BYTES, Connection, Origin
 from mcpgateway.upstream.exchange import BUFFERED_CHUNKS_BYTES, LAST_BYTES_SECONDS, MAX_BODY_BYTES, Exchange
-from tests.fakes.certificates import Authority
 from tests.fakes.clock import FakeClock
 from tests.fakes.scripted import EVENT_STREAM, Script, Talk, answer, scripted
 from tests.fakes.transport import FakeTransport
 from tests.fakes.until import until
+from tests.servers.certificates import Authority
 from tests.servers.http11 import chunk
 
 
@@ -651,8 +650,8 @@ async def test_closing_a_paused_stream_closes_its_connection() -> None:
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(Path(tmp_path_factory.mktemp("tls")))
+def authority() -> Authority:
+    return Authority()
 
 
 async def test_tls_with_an_authority_of_ones_own(authority: Authority) -> None:

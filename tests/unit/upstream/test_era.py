@@ -6,7 +6,6 @@ import asyncio
 import json
 import ssl
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,11 +25,11 @@ from mcpgateway.runtime import Sweep
 from mcpgateway.upstream.base import Hello, Target, UpstreamSession
 from mcpgateway.upstream.open import Opener, render
 from mcpgateway.upstream.tls import TlsContexts
-from tests.fakes.certificates import Authority
 from tests.fakes.http import INITIALIZED
 from tests.fakes.peers import Ear, call
 from tests.fakes.scripted import EVENT_STREAM, Talk, answer, scripted
 from tests.fakes.until import until
+from tests.servers.certificates import Authority
 from tests.servers.http11 import Request, chunk
 
 LEGACY_CLIENT, MODERN_CLIENT = Hello(), Hello(modern=True)
@@ -358,8 +357,8 @@ class _Contexts(TlsContexts):
         return 1
 
 
-async def test_p18_all_upstreams_share_one_tls_context(tmp_path: Path) -> None:
-    authority = Authority(tmp_path)
+async def test_p18_all_upstreams_share_one_tls_context() -> None:
+    authority = Authority()
     made: list[ssl.SSLContext] = []
 
     def make() -> ssl.SSLContext:

@@ -7,7 +7,6 @@ import contextlib
 import gzip
 import json
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,11 +17,11 @@ from mcpgateway.errors import BadAnswer, ConnectFailed, ConnectionLost, Upstream
 from mcpgateway.services.mcp_session_pool import MCPSessionPool
 from mcpgateway.upstream.exchange import MAX_BODY_BYTES
 from mcpgateway.upstream.foreign import ForeignClient, ForeignResponse
-from tests.fakes.certificates import Authority
 from tests.fakes.peers import Ear, tool_call
 from tests.fakes.scripted import EVENT_STREAM, Script, ScriptedServer, Talk, answer, scripted
 from tests.fakes.stub_server import StubServer
 from tests.fakes.until import until
+from tests.servers.certificates import Authority
 from tests.servers.http11 import chunk
 
 
@@ -232,8 +231,8 @@ async def test_the_pool_uses_the_client_of_the_Factory(stub: StubServer) -> None
     await until(lambda: not runtime.running_tasks())
 
 
-async def test_a_factory_with_an_authority_of_its_own(tmp_path: Path) -> None:
-    authority = Authority(tmp_path)
+async def test_a_factory_with_an_authority_of_its_own() -> None:
+    authority = Authority()
     pool = MCPSessionPool()
     async with scripted(once(), authority.serving("localhost")) as server, asyncio.timeout(15):
         url = f"https://localhost:{server.port}/mcp"
