@@ -14,6 +14,11 @@ from mcpgateway.services.upstream import State
 from mcpgateway.serving import server_of
 
 
+def one(url: str, gateway: dict[str, Any] | None = None, **server: Any) -> dict[str, Any]:
+    """The configuration of a gateway, with settings of its own, before one upstream, named `up`, with those of `server`."""
+    return {"mcpServers": {"up": {"url": url, **server}}, "gateway": gateway or {}}
+
+
 class RunningGateway:
     """Where a gateway under test is reached, and the gateway itself for looking into."""
 

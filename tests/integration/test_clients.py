@@ -17,7 +17,7 @@ from mcpgateway import runtime
 from mcpgateway.services.upstream import State
 from tests.clients.messages import text_of, tool
 from tests.clients.wire import Message, Wire
-from tests.fakes.gateway import RunningGateway, serving
+from tests.fakes.gateway import RunningGateway, one, serving
 from tests.fakes.process import Server
 from tests.servers.raw_stub import Stub
 
@@ -46,10 +46,6 @@ class Noting(Stub):
 async def stub() -> AsyncIterator[Noting]:
     async with Noting() as server:
         yield server
-
-
-def one(url: str, **server: Any) -> dict[str, Any]:
-    return {"mcpServers": {"up": {"url": url, **server}}}
 
 
 @contextlib.asynccontextmanager

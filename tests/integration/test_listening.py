@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 
@@ -14,7 +13,7 @@ from mcpgateway.downstream.listen import BEAT_SECONDS
 from tests.clients.modern_wire import SERVER_INFO, SUBSCRIPTION, ModernWire
 from tests.clients.wire import Message, Wire
 from tests.fakes.callers import bearer, letting_in
-from tests.fakes.gateway import RunningGateway, serving
+from tests.fakes.gateway import RunningGateway, one, serving
 from tests.fakes.moved_time import moved_time
 from tests.fakes.process import Server
 from tests.servers.asking_stub import AskingStub
@@ -30,10 +29,6 @@ Stream = AsyncIterator[Message]
 async def stub() -> AsyncIterator[AskingStub]:
     async with AskingStub() as server:
         yield server
-
-
-def one(url: str, gateway: Message | None = None, **server: Any) -> dict[str, Any]:
-    return {"mcpServers": {"up": {"url": url, **server}}, "gateway": gateway or {}}
 
 
 def client_of(gateway: RunningGateway, name: str = "", url: str = "") -> ModernWire:

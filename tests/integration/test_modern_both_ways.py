@@ -6,14 +6,13 @@ import asyncio
 import json
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from tests.clients.messages import text_of
 from tests.clients.modern_wire import EVERYTHING, LOG_LEVEL, ModernWire
 from tests.clients.wire import Message, Wire
-from tests.fakes.gateway import RunningGateway, serving
+from tests.fakes.gateway import RunningGateway, one, serving
 from tests.fakes.process import Server
 
 YES = {"action": "accept", "content": {"name": "Ada"}}
@@ -26,16 +25,12 @@ def modern() -> Iterator[Server]:
         yield server
 
 
-def one(server: Server) -> dict[str, Any]:
-    return {"mcpServers": {"up": {"url": server.url}}}
-
-
 def client_of(gateway: RunningGateway, capabilities: Message | None = None) -> ModernWire:
     return ModernWire(gateway.server("up"), capabilities=EVERYTHING if capabilities is None else capabilities)
 
 
 async def test_a_servers_questions_come_as_it_asked_them_and_its_state_comes_back_to_it_byte_for_byte(modern: Server) -> None:
-    async with serving(one(modern)) as gateway, client_of(gateway) as wire, asyncio.timeout(20):
+    async with serving(one(modern.url)) as gateway, client_of(gateway) as wire, asyncio.timeout(20):
         call = {"name": "ask", "arguments": {"questions": ["name", "roots"]}}
         asked = await wire.request("tools/call", call)
         questions = asked["result"]["inputRequests"]
@@ -47,7 +42,7 @@ async def test_a_servers_questions_come_as_it_asked_them_and_its_state_comes_bac
 
 
 async def test_a_servers_state_cannot_be_forged_or_used_for_another_request(modern: Server) -> None:
-    async with serving(one(modern)) as gateway, client_of(gateway) as wire, asyncio.timeout(20):
+    async with serving(one(modern.url)) as gateway, client_of(gateway) as wire, asyncio.timeout(20):
         call = {"name": "ask", "arguments": {"questions": ["name"]}}
         asked = await wire.request("tools/call", call)
         forged = {"result": {"requestState": "the server's own"}}
@@ -60,7 +55,7 @@ async def test_a_servers_state_cannot_be_forged_or_used_for_another_request(mode
 
 
 async def test_a_server_that_gives_nothing_but_a_state_is_come_back_to(modern: Server) -> None:
-    async with serving(one(modern)) as gateway, client_of(gateway) as wire, asyncio.timeout(20):
+    async with serving(one(modern.url)) as gateway, client_of(gateway) as wire, asyncio.timeout(20):
         call: Message = {"name": "patient", "arguments": {}}
         response = await wire.request("tools/call", call)
         for _ in range(3):
@@ -71,7 +66,7 @@ async def test_a_server_that_gives_nothing_but_a_state_is_come_back_to(modern: S
 
 
 async def test_a_question_that_the_client_did_not_declare_does_not_reach_it(modern: Server) -> None:
-    async with serving(one(modern)) as gateway, client_of(gateway, {"roots": {}}) as wire, asyncio.timeout(20):
+    async with serving(one(modern.url)) as gateway, client_of(gateway, {"roots": {}}) as wire, asyncio.timeout(20):
         message = wire.request_message("tools/call", {"name": "ask", "arguments": {"questions": ["visit"]}})
         reply = await wire.post(message)
         assert (reply.status, reply.message["error"]["code"]) == (400, -32021)
@@ -79,7 +74,7 @@ async def test_a_question_that_the_client_did_not_declare_does_not_reach_it(mode
 
 
 async def test_a_request_says_upstream_who_its_own_client_is(modern: Server) -> None:
-    async with serving(one(modern)) as gateway, asyncio.timeout(20):
+    async with serving(one(modern.url)) as gateway, asyncio.timeout(20):
         for program in ("one", "other"):
             info = {"name": program, "version": "1"}
             async with ModernWire(gateway.server("up"), meta={"io.modelcontextprotocol/clientInfo": info}) as wire:
@@ -88,7 +83,7 @@ async def test_a_request_says_upstream_who_its_own_client_is(modern: Server) -> 
 
 
 async def test_log_messages_of_a_modern_server_come_for_those_who_asked(modern: Server) -> None:
-    async with serving(one(modern)) as gateway, client_of(gateway) as wire, asyncio.timeout(20):
+    async with serving(one(modern.url)) as gateway, client_of(gateway) as wire, asyncio.timeout(20):
         for level, count in ((None, 0), ("warning", 1), ("debug", 2)):
             meta = {"_meta": {LOG_LEVEL: level}} if level else {}
             reply = await wire.post(wire.request_message("tools/call", {"name": "log", "arguments": {}, **meta}))
@@ -96,13 +91,13 @@ async def test_log_messages_of_a_modern_server_come_for_those_who_asked(modern: 
 
 
 async def test_discovery_is_the_servers_own_with_what_the_gateway_speaks(modern: Server) -> None:
-    async with serving(one(modern)) as gateway, client_of(gateway) as wire, asyncio.timeout(20):
+    async with serving(one(modern.url)) as gateway, client_of(gateway) as wire, asyncio.timeout(20):
         found = (await wire.request("server/discover"))["result"]
         assert "2025-11-25" in found["supportedVersions"] and found["cacheScope"] == "private"
 
 
 async def test_a_legacy_client_reads_nothing_of_the_modern_form(modern: Server) -> None:
-    async with serving(one(modern)) as gateway, Wire(gateway.server("up")) as wire, asyncio.timeout(20):
+    async with serving(one(modern.url)) as gateway, Wire(gateway.server("up")) as wire, asyncio.timeout(20):
         await wire.initialize()
         response = await wire.call("echo", {"x": 1})
         assert "resultType" not in response["result"] and "_meta" not in response["result"]
@@ -113,7 +108,7 @@ async def test_a_legacy_client_reads_nothing_of_the_modern_form(modern: Server) 
 
 
 async def test_what_changes_at_a_modern_server_is_heard_by_who_listens(modern: Server) -> None:
-    async with serving(one(modern)) as gateway, client_of(gateway) as wire, asyncio.timeout(20):
+    async with serving(one(modern.url)) as gateway, client_of(gateway) as wire, asyncio.timeout(20):
         async with wire.listening(toolsListChanged=True, resourceSubscriptions=["demo://one"]) as stream:
             acknowledged = (await anext(stream))["params"]["notifications"]
             assert acknowledged["resourceSubscriptions"] == ["demo://one"]

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
-from typing import Any
 
 import httpx
 import pytest
@@ -15,7 +14,7 @@ from tests.clients.messages import text_of
 from tests.clients.modern_wire import LOG_LEVEL, SERVER_INFO, ModernWire
 from tests.clients.wire import MODERN, Message, Wire
 from tests.fakes.callers import bearer, letting_in
-from tests.fakes.gateway import serving
+from tests.fakes.gateway import one, serving
 from tests.fakes.process import Server
 from tests.servers.asking_stub import AskingStub
 
@@ -26,10 +25,6 @@ AUTH = letting_in("alice", "bob")
 async def stub() -> AsyncIterator[AskingStub]:
     async with AskingStub() as server:
         yield server
-
-
-def one(url: str, *, gateway: Message | None = None, **server: Any) -> dict[str, Any]:
-    return {"mcpServers": {"up": {"url": url, **server}}, "gateway": gateway or {}}
 
 
 async def count(wire: ModernWire, tool: str = "counter", headers: dict[str, str | None] | None = None) -> tuple[int, str]:

@@ -17,7 +17,7 @@ from tests.clients.driver import Driver
 from tests.clients.events import Stream, stream
 from tests.clients.messages import request, text_of, tool
 from tests.clients.wire import Message, Wire
-from tests.fakes.gateway import RunningGateway, serving
+from tests.fakes.gateway import RunningGateway, one, serving
 from tests.fakes.process import Server
 from tests.integration.battery import EVERYTHING, FASTMCP, Target, run_in_one_session
 from tests.servers.talking_stub import TalkingStub, talk
@@ -29,10 +29,6 @@ ACCEPT = {"accept": "text/event-stream"}
 async def stub() -> AsyncIterator[TalkingStub]:
     async with TalkingStub() as server:
         yield server
-
-
-def one(url: str, **gateway: Any) -> dict[str, Any]:
-    return {"mcpServers": {"up": {"url": url}}, "gateway": gateway}
 
 
 class Reader:
@@ -115,7 +111,7 @@ async def test_the_first_event_names_a_place_that_nobody_can_guess(stub: Talking
 
 
 async def test_behind_a_proxy_with_a_path_the_place_is_named_with_that_path(stub: TalkingStub) -> None:
-    async with serving(one(stub.url, public_url="http://proxy.test/mcp-gateway")) as gateway, asyncio.timeout(20):
+    async with serving(one(stub.url, {"public_url": "http://proxy.test/mcp-gateway"})) as gateway, asyncio.timeout(20):
         async with reading(f"{gateway.base}/servers/up/sse") as reader:
             assert httpx.URL(reader.endpoint).path.startswith("/mcp-gateway/servers/up/messages/")
             assert (await reader.initialize())["id"] == 0
@@ -128,7 +124,7 @@ async def test_i3_a_stream_takes_messages_of_its_own_principal_at_its_own_endpoi
     tokens = {name: new_token() for name in ("ada", "eve")}
     auth = {"tokens": {name: hashed for name, (_, hashed) in tokens.items()}}
     bearer = {name: {"authorization": f"Bearer {token}"} for name, (token, _) in tokens.items()}
-    async with serving(one(stub.url, auth=auth)) as gateway, asyncio.timeout(20):
+    async with serving(one(stub.url, {"auth": auth})) as gateway, asyncio.timeout(20):
         async with reading(f"{gateway.base}/servers/up/sse", bearer["ada"]) as ada, Wire(gateway.url, bearer["ada"]) as wire:
             await ada.initialize()
             await wire.initialize()
@@ -152,7 +148,7 @@ async def test_i3_a_stream_takes_messages_of_its_own_principal_at_its_own_endpoi
 async def test_who_may_not_use_a_server_finds_no_stream_there(stub: TalkingStub) -> None:
     token, hashed = new_token()
     gateway_settings = {"auth": {"tokens": {"eve": hashed}}, "access": [{"who": {"principal": "ada"}, "servers": ["up"]}]}
-    async with serving(one(stub.url, **gateway_settings)) as gateway, asyncio.timeout(20):
+    async with serving(one(stub.url, gateway_settings)) as gateway, asyncio.timeout(20):
         headers = {**ACCEPT, "authorization": f"Bearer {token}"}
         for path in ("/servers/up/sse", "/servers/none/sse"):
             async with stream(gateway.base + path, None, headers) as answer:
@@ -163,7 +159,7 @@ async def test_who_may_not_use_a_server_finds_no_stream_there(stub: TalkingStub)
 
 async def test_who_has_no_token_is_told_where_to_get_one_for_the_stream(stub: TalkingStub) -> None:
     issuer = {"issuer": "https://idp.test", "audience": "http://gw.test", "jwks_url": "https://idp.test/keys"}
-    async with serving(one(stub.url, public_url="http://gw.test", auth={"jwt": issuer})) as gateway:
+    async with serving(one(stub.url, {"public_url": "http://gw.test", "auth": {"jwt": issuer}})) as gateway:
         async with httpx.AsyncClient(trust_env=False) as http:
             described = "/.well-known/oauth-protected-resource/servers/up/sse"
             for method, path in (("GET", "/servers/up/sse"), ("POST", "/servers/up/messages/x")):
@@ -269,7 +265,7 @@ async def test_nothing_but_a_ping_is_answered_before_initialize_and_that_comes_o
 async def test_what_is_no_message_is_refused_and_the_stream_goes_on(
     body: bytes, headers: dict[str, str], status: int, stub: TalkingStub
 ) -> None:
-    async with serving(one(stub.url, limits={"body_bytes": 1024})) as gateway, client_of(gateway) as reader:
+    async with serving(one(stub.url, {"limits": {"body_bytes": 1024}})) as gateway, client_of(gateway) as reader:
         assert (await reader.say(body, headers)).status_code == status
         assert (await reader.ask(request("ping", "p")))["id"] == "p"
 
@@ -299,7 +295,7 @@ async def test_a_client_that_does_not_read_may_not_ask_for_more(stub: TalkingStu
 
 
 async def test_c2_streams_count_as_sessions(stub: TalkingStub) -> None:
-    async with serving(one(stub.url, limits={"client_sessions": 1})) as gateway, client_of(gateway) as reader:
+    async with serving(one(stub.url, {"limits": {"client_sessions": 1}})) as gateway, client_of(gateway) as reader:
         await reader.say(talk("a"))
         await gateway.until(lambda: "a" in stub.talks)
         async with stream(f"{gateway.base}/sse", None, ACCEPT) as answer:

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from mcpgateway import config
 from mcpgateway.metrics import BUCKETS, Figures, UpstreamFigures
 from tests.clients.wire import Message, Wire
-from tests.fakes.gateway import RunningGateway, serving
+from tests.fakes.gateway import RunningGateway, one, serving
 from tests.servers.raw_stub import Stub
 
 TOKEN = "planted-token-of-alice-42"
@@ -30,10 +30,6 @@ AS_ALICE = {"Authorization": f"Bearer {TOKEN}"}
 async def stub() -> AsyncIterator[Stub]:
     async with Stub() as server:
         yield server
-
-
-def one(stub: Stub, gateway: Message | None = None, **server: Any) -> dict[str, Any]:
-    return {"mcpServers": {"up": {"url": stub.url, **server}}, "gateway": gateway or {}}
 
 
 async def page(gateway: RunningGateway, path: str, headers: dict[str, str] | None = None) -> httpx.Response:
@@ -54,7 +50,7 @@ async def figures_of(gateway: RunningGateway, headers: dict[str, str] | None = N
 
 async def test_a_gateway_is_alive_at_once_and_ready_when_every_server_was_tried(stub: Stub) -> None:
     stub.orders.hang = True
-    async with serving(one(stub), settled=False) as gateway, asyncio.timeout(20):
+    async with serving(one(stub.url), settled=False) as gateway, asyncio.timeout(20):
         assert (await page(gateway, "/healthz")).status_code == 200
         waiting = await page(gateway, "/readyz")
         assert (waiting.status_code, waiting.text) == (503, "connecting\n")
@@ -69,7 +65,7 @@ async def test_a_gateway_is_alive_at_once_and_ready_when_every_server_was_tried(
 
 
 async def test_status_shows_servers_with_their_state_and_principals_only_as_hashes(stub: Stub) -> None:
-    document = one(stub, AUTH)
+    document = one(stub.url, AUTH)
     document["mcpServers"]["down"] = {"url": "http://127.0.0.1:9/mcp"}
     async with serving(document) as gateway, Wire(gateway.url, AS_ALICE) as wire, asyncio.timeout(20):
         await wire.initialize()
@@ -89,19 +85,19 @@ async def test_status_shows_servers_with_their_state_and_principals_only_as_hash
 
 @pytest.mark.parametrize("path", ["/status", "/metrics"])
 async def test_what_tells_something_needs_authentication_where_there_is_any(path: str, stub: Stub) -> None:
-    async with serving(one(stub, AUTH)) as gateway, asyncio.timeout(20):
+    async with serving(one(stub.url, AUTH)) as gateway, asyncio.timeout(20):
         for headers in ({}, {"Authorization": "Bearer wrong"}):
             refused = await page(gateway, path, headers)
             assert refused.status_code == 401 and refused.headers["www-authenticate"].startswith("Bearer")
         assert (await page(gateway, path, AS_ALICE)).status_code == 200
         for open_path in ("/healthz", "/readyz"):
             assert (await page(gateway, open_path)).status_code == 200
-    async with serving(one(stub)) as gateway:
+    async with serving(one(stub.url)) as gateway:
         assert (await page(gateway, path)).status_code == 200
 
 
 async def test_metrics_count_what_happened(stub: Stub) -> None:
-    async with serving(one(stub)) as gateway, Wire(gateway.url) as wire, asyncio.timeout(20):
+    async with serving(one(stub.url)) as gateway, Wire(gateway.url) as wire, asyncio.timeout(20):
         before = await figures_of(gateway)
         await wire.initialize()
         for _ in range(5):
@@ -131,9 +127,9 @@ async def test_metrics_count_what_happened(stub: Stub) -> None:
 
 
 async def test_with_the_pool_off_the_figures_have_the_same_names(stub: Stub) -> None:
-    async with serving(one(stub)) as gateway:
+    async with serving(one(stub.url)) as gateway:
         pooled = {name[0] for name in await figures_of(gateway)}
-    async with serving(one(stub, {"session_pool": {"enabled": False}})) as gateway:
+    async with serving(one(stub.url, {"session_pool": {"enabled": False}})) as gateway:
         assert {name[0] for name in await figures_of(gateway)} == pooled
 
 

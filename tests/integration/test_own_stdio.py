@@ -23,6 +23,7 @@ from mcpgateway.errors import ConfigError
 from tests.clients.driver import Driver
 from tests.clients.messages import request, text_of
 from tests.clients.wire import Message
+from tests.fakes.gateway import one
 from tests.fakes.process import PROJECT, Server
 from tests.fakes.programs import fastmcp_1x_command
 from tests.fakes.until import until
@@ -35,10 +36,6 @@ from tests.servers.talking_stub import TalkingStub, talk
 async def stub() -> AsyncIterator[TalkingStub]:
     async with TalkingStub() as server:
         yield server
-
-
-def one(url: str, **gateway: Any) -> dict[str, Any]:
-    return {"mcpServers": {"up": {"url": url}}, "gateway": gateway}
 
 
 def hello(capabilities: Message | None = None) -> Message:
@@ -158,7 +155,7 @@ async def test_what_is_said_outside_calls_is_heard(stub: TalkingStub) -> None:
 async def test_what_is_no_message_is_answered_with_an_error_and_the_next_one_is_read(
     line: bytes, id: object, code: int, stub: TalkingStub
 ) -> None:
-    async with desk_of(one(stub.url, limits={"body_bytes": 1024})) as desk:
+    async with desk_of(one(stub.url, {"limits": {"body_bytes": 1024}})) as desk:
         answer = await desk.ask(line)
         assert (answer.get("id"), answer["error"]["code"]) == (id, code)
         assert (await desk.ask(b"\r\n" + json.dumps(request("ping", "p")).encode() + b"\r\n"))["id"] == "p"
@@ -217,7 +214,7 @@ async def test_a_server_that_is_not_there_is_said_with_those_that_are(stub: Talk
 
 
 async def test_rules_of_access_hold_for_the_anonymous_caller_too(stub: TalkingStub) -> None:
-    document = one(stub.url, access=[{"who": "everyone", "servers": ["up"], "tools": ["echo"]}])
+    document = one(stub.url, {"access": [{"who": "everyone", "servers": ["up"], "tools": ["echo"]}]})
     async with desk_of(document, "") as desk:
         listed = await desk.ask(request("tools/list"))
         assert [tool["name"] for tool in listed["result"]["tools"]] == ["up__echo"]

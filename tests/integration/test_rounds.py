@@ -15,7 +15,7 @@ from mcpgateway.downstream.parked import GRACE_SECONDS, PARKED_SECONDS
 from tests.clients.modern_wire import EVERYTHING, ModernWire
 from tests.clients.wire import Message
 from tests.fakes.callers import bearer, letting_in
-from tests.fakes.gateway import serving
+from tests.fakes.gateway import one, serving
 from tests.fakes.moved_time import moved_time
 from tests.fakes.process import Server
 from tests.servers.asking_stub import AskingStub
@@ -38,10 +38,6 @@ YES = {"action": "accept", "content": {}}
 async def stub() -> AsyncIterator[AskingStub]:
     async with AskingStub() as server:
         yield server
-
-
-def one(url: str, gateway: Message | None = None, **server: Any) -> dict[str, Any]:
-    return {"mcpServers": {"up": {"url": url, **server}}, "gateway": gateway or {}}
 
 
 def ask(*rounds: list[Message]) -> Message:

@@ -12,7 +12,7 @@ import pytest
 from mcp import Client, types
 from mcp.client.streamable_http import streamable_http_client
 
-from tests.fakes.gateway import serving
+from tests.fakes.gateway import one, serving
 from tests.fakes.process import Server
 
 MODES = ("auto", "2026-07-28")
@@ -63,10 +63,6 @@ async def client_of(url: str, mode: str, person: Person | None = None, **more: A
             yield client
 
 
-def one(server: Server) -> dict[str, Any]:
-    return {"mcpServers": {"up": {"url": server.url}}}
-
-
 def text_of(result: types.CallToolResult) -> str:
     content = result.content[0]
     assert isinstance(content, types.TextContent)
@@ -76,7 +72,7 @@ def text_of(result: types.CallToolResult) -> str:
 @pytest.mark.parametrize("mode", MODES)
 async def test_c5_what_a_legacy_server_asks_the_client_answers(mode: str, stateful_1x: Server) -> None:
     person = Person()
-    async with serving(one(stateful_1x)) as gateway, client_of(gateway.url, mode, person) as client, asyncio.timeout(20):
+    async with serving(one(stateful_1x.url)) as gateway, client_of(gateway.url, mode, person) as client, asyncio.timeout(20):
         assert text_of(await client.call_tool("up__elicit", {"question": "who?"})) == "accept Ada"
         assert text_of(await client.call_tool("up__sample", {"prompt": "?"})) == "test-model: sampled"
         assert text_of(await client.call_tool("up__roots", {})) == "file:///srv/ada"
@@ -84,20 +80,20 @@ async def test_c5_what_a_legacy_server_asks_the_client_answers(mode: str, statef
 
 
 async def test_a_client_that_can_answer_nothing_is_asked_nothing(stateful_1x: Server) -> None:
-    async with serving(one(stateful_1x)) as gateway, client_of(gateway.server("up"), "auto") as client, asyncio.timeout(20):
+    async with serving(one(stateful_1x.url)) as gateway, client_of(gateway.server("up"), "auto") as client, asyncio.timeout(20):
         result = await client.call_tool("elicit", {"question": "who?"})
         assert result.is_error and text_of(await client.call_tool("echo", {"text": "alive"})) == "alive"
 
 
 async def test_state_goes_on_from_call_to_call(stateful_1x: Server) -> None:
-    async with serving(one(stateful_1x)) as gateway, client_of(gateway.server("up"), "auto") as client, asyncio.timeout(20):
+    async with serving(one(stateful_1x.url)) as gateway, client_of(gateway.server("up"), "auto") as client, asyncio.timeout(20):
         counted = [(await client.call_tool("counter", {})).structured_content for _ in range(3)]
         assert [each and each["count"] for each in counted] == [1, 2, 3]
 
 
 async def test_progress_and_log_messages_come_with_their_call(stateful_1x: Server) -> None:
     person = Person()
-    async with serving(one(stateful_1x)) as gateway, asyncio.timeout(20):
+    async with serving(one(stateful_1x.url)) as gateway, asyncio.timeout(20):
         async with client_of(gateway.server("up"), "auto", person, log_level="info") as client:
             await client.call_tool("progress", {"n": 3}, progress_callback=person.advanced)
             await client.call_tool("log", {"text": "hello"})
@@ -111,7 +107,7 @@ async def test_progress_and_log_messages_come_with_their_call(stateful_1x: Serve
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_everything_else_that_a_server_offers_is_there(mode: str, stateful_1x: Server) -> None:
-    async with serving(one(stateful_1x)) as gateway, client_of(gateway.url, mode) as client, asyncio.timeout(20):
+    async with serving(one(stateful_1x.url)) as gateway, client_of(gateway.url, mode) as client, asyncio.timeout(20):
         assert {"up__echo", "up__image"} <= {each.name for each in (await client.list_tools()).tools}
         assert (await client.get_prompt("up__painted", {"colour": "red"})).messages
         read = (await client.read_resource("demo://text")).contents[0]
@@ -122,7 +118,7 @@ async def test_everything_else_that_a_server_offers_is_there(mode: str, stateful
 
 
 async def test_the_sdks_listen_hears_of_a_resource(stateful_1x: Server) -> None:
-    async with serving(one(stateful_1x)) as gateway, client_of(gateway.server("up"), "auto") as client, asyncio.timeout(20):
+    async with serving(one(stateful_1x.url)) as gateway, client_of(gateway.server("up"), "auto") as client, asyncio.timeout(20):
         async with client.listen(resource_subscriptions=["demo://touchable"]) as heard:
             news = asyncio.create_task(anext(aiter(heard)))  # type: ignore[arg-type]
             while not news.done():
@@ -132,7 +128,7 @@ async def test_the_sdks_listen_hears_of_a_resource(stateful_1x: Server) -> None:
 
 async def test_npms_server_asks_modern_clients_too(everything_http: Server) -> None:
     person = Person()
-    async with serving(one(everything_http)) as gateway, client_of(gateway.server("up"), "auto", person) as client:
+    async with serving(one(everything_http.url)) as gateway, client_of(gateway.server("up"), "auto", person) as client:
         async with asyncio.timeout(20):
             assert text_of(await client.call_tool("echo", {"message": "hi"})) == "Echo: hi"
             sampled = await client.call_tool("trigger-sampling-request", {"prompt": "?", "maxTokens": 5})
