@@ -26,6 +26,7 @@ class MovedTime:
 
 @contextlib.contextmanager
 def moved_time(gateway: RunningGateway) -> Iterator[MovedTime]:
+    """Time that stands still for the length of the block but for what the test lets pass."""
     sweep = gateway.gateway.sweep
     real, time = sweep.now, MovedTime(gateway)
     sweep.now = time._clock.now

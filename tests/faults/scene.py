@@ -11,9 +11,9 @@ from mcpgateway import runtime
 from mcpgateway.upstream.connection import Origin
 from tests.clients.messages import text_of
 from tests.clients.wire import Message, Wire
-from tests.fakes.clock import FakeClock
 from tests.fakes.cuttable_proxy import CuttableProxy
 from tests.fakes.gateway import RunningGateway, serving
+from tests.fakes.moved_time import MovedTime, moved_time
 from tests.servers.raw_stub import Stub
 
 
@@ -39,24 +39,20 @@ class Scene:
 
         It waits as patiently as it is configured to, and the test does not.
         """
-        sweep = self.gateway.gateway.sweep
-        real, clock = sweep.now, FakeClock(sweep.now())
-        sweep.now = clock.now
         over = asyncio.Event()
-        passing = asyncio.create_task(self._pass_time(clock, over))
-        try:
-            yield
-        finally:
-            over.set()
-            await passing
-            sweep.now = real
+        with moved_time(self.gateway) as time:
+            passing = asyncio.create_task(self._pass_time(time, over))
+            try:
+                yield
+            finally:
+                over.set()
+                await passing
 
-    async def _pass_time(self, clock: FakeClock, over: asyncio.Event) -> None:
+    async def _pass_time(self, time: MovedTime, over: asyncio.Event) -> None:
         while not over.is_set():
             await self.round_trip()
             if self.proxy.struck.is_set():
-                clock.advance(1)
-                self.gateway.gateway.sweep.expire_due()
+                time.passes(1)
 
     async def round_trip(self) -> None:
         """What was on its way to the gateway has been read there when this is over."""

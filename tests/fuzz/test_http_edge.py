@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from mcpgateway import runtime
 from tests.clients.wire import ACCEPT, Wire
-from tests.fakes.clock import FakeClock
 from tests.fakes.gateway import RunningGateway, serving
+from tests.fakes.moved_time import MovedTime, moved_time
 from tests.fuzz.profile import fuzzed
 from tests.fuzz.spoiling import CUTS, pieces, spoiled
 from tests.servers.raw_stub import Stub
@@ -102,7 +102,7 @@ class Fuzzing:
         self._stack = contextlib.AsyncExitStack()
         self._gateway: RunningGateway
         self._wire: Wire
-        self._clock = FakeClock()
+        self._time: MovedTime
 
     def __repr__(self) -> str:
         return f"<Fuzzing {self._gateway.port}>"
@@ -136,19 +136,8 @@ class Fuzzing:
 
     async def _said(self, data: bytes, cuts: list[int]) -> bytes:
         data = data.replace(SESSION, str(self._wire.session).encode())
-        with self._own_time():
+        with moved_time(self._gateway) as self._time:
             return await self._heard(data, cuts)
-
-    @contextlib.contextmanager
-    def _own_time(self) -> Iterator[None]:
-        """The gateway's deadlines follow a clock that is moved here, from where the real one stands."""
-        sweep = self._gateway.gateway.sweep
-        real, self._clock = sweep.now, FakeClock(sweep.now())
-        sweep.now = self._clock.now
-        try:
-            yield
-        finally:
-            sweep.now = real
 
     async def _heard(self, data: bytes, cuts: list[int]) -> bytes:
         reader, writer = await asyncio.open_connection("127.0.0.1", self._gateway.port)
@@ -179,14 +168,10 @@ class Fuzzing:
                 quiet = quiet if b"text/event-stream" in heard else 0
             elif not self._busy():
                 quiet += 1
-                self._pass_time()
+                self._time.passes(31)
         reading.cancel()
         await asyncio.wait([reading])
         return bytes(heard)
-
-    def _pass_time(self) -> None:
-        self._clock.advance(31)
-        self._gateway.gateway.sweep.expire_due()
 
     def _busy(self) -> bool:
         return any(session.in_flight for session in self._gateway.gateway.sessions.all())
@@ -202,7 +187,7 @@ class Fuzzing:
         when it is next told that it is heard."""
         async with asyncio.timeout(20):
             while self._busy() or self._streams():
-                self._pass_time()
+                self._time.passes(31)
                 await self._round_trip()
 
     def expect_service(self) -> None:

@@ -19,7 +19,6 @@ from tests.clients.steps import Json
 Outcomes = list[Json]
 TOUCHABLE = "demo://touchable"
 PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(range(64))
-ADA = [{"uri": "file:///srv/ada", "name": "ada"}]
 
 
 @dataclass(frozen=True)

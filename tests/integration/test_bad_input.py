@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any, NamedTuple, Self
 
 import pytest
@@ -14,8 +14,8 @@ import pytest
 from mcpgateway import runtime
 from mcpgateway.downstream.guard import LINGER_SECONDS
 from tests.clients.wire import ACCEPT, Reply, Wire
-from tests.fakes.clock import FakeClock
 from tests.fakes.gateway import RunningGateway, serving
+from tests.fakes.moved_time import moved_time
 from tests.servers.raw_stub import Stub
 
 BODY_BYTES = 20_000
@@ -479,31 +479,9 @@ async def test_trailers_are_no_headers(stub: Upstream) -> None:
         assert (await line.answer()).status == 400
 
 
-class Time:
-    """The gateway's deadlines follow a clock that the test moves, from where the real one stands."""
-
-    def __init__(self, gateway: RunningGateway) -> None:
-        self._sweep = gateway.gateway.sweep
-        self._clock = FakeClock(self._sweep.now())
-        self._sweep.now = self._clock.now
-
-    def passes(self, seconds: float) -> None:
-        self._clock.advance(seconds)
-        self._sweep.expire_due()
-
-
-@contextlib.contextmanager
-def own_time(gateway: RunningGateway) -> Iterator[Time]:
-    real = gateway.gateway.sweep.now
-    try:
-        yield Time(gateway)
-    finally:
-        gateway.gateway.sweep.now = real
-
-
 async def test_a_head_that_takes_too_long_is_refused(stub: Upstream) -> None:
     async with leaving_nothing(stub) as (gateway, _):
-        with own_time(gateway) as time:
+        with moved_time(gateway) as time:
             async with Line.to(gateway) as line:
                 await line.say(b"POST /mcp")
                 await served(gateway)
@@ -518,7 +496,7 @@ async def test_a_head_that_takes_too_long_is_refused(stub: Upstream) -> None:
 
 async def test_a_body_that_takes_too_long_is_refused(stub: Upstream) -> None:
     async with leaving_nothing(stub) as (gateway, wire):
-        with own_time(gateway) as time:
+        with moved_time(gateway) as time:
             async with Line.to(gateway) as line:
                 await line.say(post(wire, None, length=len(PING)))
                 await served(gateway)
@@ -533,7 +511,7 @@ async def test_a_body_that_takes_too_long_is_refused(stub: Upstream) -> None:
 
 async def test_a_connection_on_which_nothing_comes_is_closed(stub: Upstream) -> None:
     async with leaving_nothing(stub) as (gateway, _):
-        with own_time(gateway) as time:
+        with moved_time(gateway) as time:
             async with Line.to(gateway) as line:
                 await served(gateway)
                 time.passes(31)
@@ -542,7 +520,7 @@ async def test_a_connection_on_which_nothing_comes_is_closed(stub: Upstream) -> 
 
 async def test_who_was_refused_and_stays_is_cut_off(stub: Upstream) -> None:
     async with leaving_nothing(stub) as (gateway, _):
-        with own_time(gateway) as time:
+        with moved_time(gateway) as time:
             async with Line.to(gateway) as line:
                 await line.say(many_headers(HEADER_BYTES))
                 assert (await line.answer()).status == 431
@@ -554,7 +532,7 @@ async def test_who_was_refused_and_stays_is_cut_off(stub: Upstream) -> None:
 
 async def test_what_waits_behind_a_long_call_is_not_late(stub: Upstream) -> None:
     async with leaving_nothing(stub, request_read_seconds=5) as (gateway, wire):
-        with own_time(gateway) as time:
+        with moved_time(gateway) as time:
             async with Line.to(gateway) as line:
                 slow = json.dumps(asks("tools/call", name="up__slow", arguments={"ms": 300})).encode()
                 await line.say(post(wire, slow) + post(wire, PING)[:-5])
@@ -583,7 +561,7 @@ def deaf(gateway: RunningGateway) -> socket.socket:
 async def test_a_client_that_does_not_read_its_big_result_is_cut_off(stub: Upstream) -> None:
     stub.orders.raw_result = json.dumps({"content": [], "x": "y" * 20_000_000})
     async with leaving_nothing(stub) as (gateway, wire):
-        with own_time(gateway) as time, contextlib.closing(deaf(gateway)) as line:
+        with moved_time(gateway) as time, contextlib.closing(deaf(gateway)) as line:
             line.sendall(post(wire, json.dumps(asks("tools/call", name="up__echo")).encode()))
             await gateway.until(lambda: stalled(gateway) == 1)
             time.passes(59)
@@ -596,7 +574,7 @@ async def test_a_client_that_does_not_read_its_big_result_is_cut_off(stub: Upstr
 async def test_a_client_that_does_not_read_its_stream_is_cut_off_and_holds_up_nobody(stub: Upstream) -> None:
     async with leaving_nothing(stub) as (gateway, wire):
         session = gateway.gateway.sessions.all()[0]
-        with own_time(gateway) as time, contextlib.closing(deaf(gateway)) as line:
+        with moved_time(gateway) as time, contextlib.closing(deaf(gateway)) as line:
             line.sendall(listen(wire))
             await gateway.until(lambda: session.stream is not None)
             stream = session.stream

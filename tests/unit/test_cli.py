@@ -18,8 +18,6 @@ from mcpgateway.config import Config
 from mcpgateway.errors import ConfigError
 from mcpgateway.services.upstream import UpstreamReport
 
-A_HASH = "a" * 64
-
 
 def settings(gateway: dict[str, object] | None = None) -> Config:
     servers = {

@@ -19,7 +19,6 @@ from tests.fakes.peers import Ear, tool_call
 from tests.fakes.until import until
 
 ABLE = b'{"elicitation":{},"roots":{},"sampling":{}}'
-YES = b'{"action":"accept"}'
 Work = Callable[[Interaction], Coroutine[Any, Any, Outcome]]
 
 
