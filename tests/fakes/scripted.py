@@ -104,6 +104,17 @@ async def scripted(script: Script, tls: ssl.SSLContext | None = None) -> AsyncIt
         await server.stop()
 
 
+def once(*pieces: bytes) -> Script:
+    """Answers one request with these pieces, one after the other, and closes the connection."""
+
+    async def play(talk: Talk) -> None:
+        await talk.request()
+        for piece in pieces:
+            await talk.say(piece)
+
+    return play
+
+
 def answer(body: bytes = b"{}", *headers: bytes, status: bytes = b"200 OK") -> bytes:
     """A whole response with a length, of JSON where `headers` say nothing else."""
     lines = [b"Content-Type: application/json", b"Content-Length: %d" % len(body), *headers]

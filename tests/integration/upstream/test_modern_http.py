@@ -10,15 +10,13 @@ from typing import Any
 
 import pytest
 
-from mcpgateway import runtime
 from mcpgateway.errors import BadAnswer, ConnectFailed, ConnectionLost, RpcError
 from mcpgateway.protocol.call import Call
 from mcpgateway.runtime import Sweep
 from mcpgateway.upstream.base import Hello, Target, UpstreamSession
-from mcpgateway.upstream.open import Opener
 from tests.fakes.peers import Ear, Person, call, tool_call
 from tests.fakes.process import Server
-from tests.fakes.until import until
+from tests.integration.upstream.opened import Sessions, result_of
 
 MODERN, LEGACY = "2026-07-28", "2025-11-25"
 CAPABILITIES = b'{"elicitation":{"form":{},"url":{}},"sampling":{},"roots":{}}'
@@ -47,24 +45,12 @@ class Client(Person):
     capabilities = CAPABILITIES
 
 
-class World:
+class World(Sessions):
     def __init__(self) -> None:
-        self.sweep = Sweep(tick_seconds=0.02)
-        self.opener = Opener(self.sweep)
-        self.sessions: list[UpstreamSession] = []
+        super().__init__(Sweep(tick_seconds=0.02))
 
     async def open(self, server: Server, hello: Hello = HELLO, headers: bytes = b"") -> UpstreamSession:
-        async with asyncio.timeout(20):
-            target = Target(name="up", url=server.url)
-            self.sessions.append(await self.opener.open(target, hello, headers))
-        return self.sessions[-1]
-
-    async def close(self) -> None:
-        for session in self.sessions:
-            await session.aclose()
-        await self.opener.aclose()
-        await until(lambda: not runtime.running_tasks())
-        self.sweep.close()
+        return await self.open_at(Target(name="up", url=server.url), hello, headers)
 
 
 @pytest.fixture
@@ -76,8 +62,7 @@ async def world() -> AsyncIterator[World]:
 
 async def ask(session: UpstreamSession, asked: Call, channel: Ear | None = None) -> Any:
     asked.client = Client()
-    async with asyncio.timeout(20):
-        return json.loads(await session.request(asked, channel or Ear()))
+    return await result_of(session, asked, channel)
 
 
 async def text(session: UpstreamSession, asked: Call, channel: Ear | None = None) -> str:

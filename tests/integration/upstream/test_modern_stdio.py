@@ -12,47 +12,35 @@ from typing import Any
 
 import pytest
 
-from mcpgateway import runtime
 from mcpgateway.errors import ConnectFailed, UpstreamError
 from mcpgateway.protocol.call import Call
 from mcpgateway.runtime import Sweep
 from mcpgateway.upstream.base import Hello, Target, UpstreamSession
-from mcpgateway.upstream.open import Opener
 from tests.fakes.clock import FakeClock
 from tests.fakes.peers import Ear, Person, call, tool_call
 from tests.fakes.process import PROJECT
 from tests.fakes.programs import fastmcp_1x_command
 from tests.fakes.until import until
+from tests.integration.upstream.opened import Sessions, result_of
 
 MODERN = "2026-07-28"
 CAPABILITIES = b'{"elicitation":{},"roots":{}}'
 MODERN_CLIENT, LEGACY_CLIENT = Hello(CAPABILITIES, modern=True), Hello(CAPABILITIES)
 
 
-class World:
+class World(Sessions):
     """An opener with a clock that a test may advance."""
 
     def __init__(self) -> None:
         self.clock = FakeClock()
-        self.sweep = Sweep(self.clock, tick_seconds=0.02)
-        self.opener = Opener(self.sweep)
-        self.sessions: list[UpstreamSession] = []
+        super().__init__(Sweep(self.clock, tick_seconds=0.02))
 
     async def open(self, *command: str, hello: Hello = MODERN_CLIENT, env: tuple[tuple[str, str], ...] = ()) -> UpstreamSession:
         target = Target(name="clock", transport="stdio", command=command[0], args=command[1:], cwd=str(PROJECT), env=env)
-        async with asyncio.timeout(30):
-            self.sessions.append(await self.opener.open(target, hello, b""))
-        return self.sessions[-1]
+        return await self.open_at(target, hello)
 
     async def open_manners(self, manner: str, hello: Hello, **env: str) -> UpstreamSession:
         return await self.open(sys.executable, "-m", "tests.servers.stdio_manners", manner, hello=hello, env=tuple(env.items()))
-
-    async def close(self) -> None:
-        async with asyncio.timeout(20):
-            await asyncio.gather(*(session.aclose() for session in self.sessions))
-        await until(lambda: not runtime.running_tasks())
-        assert len(self.sweep) == 0
-        self.sweep.close()
 
 
 @pytest.fixture
@@ -68,9 +56,7 @@ class Client(Person):
 
 async def text(session: UpstreamSession, asked: Call, channel: Ear | None = None) -> Any:
     asked.client = Client()
-    async with asyncio.timeout(20):
-        result = json.loads(await session.request(asked, channel or Ear()))
-    return result["content"][0]["text"]
+    return (await result_of(session, asked, channel))["content"][0]["text"]
 
 
 def sdk() -> tuple[str, ...]:

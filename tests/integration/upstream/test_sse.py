@@ -22,13 +22,13 @@ from mcpgateway.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
-from mcpgateway.protocol.call import Call
 from mcpgateway.runtime import Sweep
 from mcpgateway.upstream.base import Hello, Target, UpstreamSession
 from mcpgateway.upstream.connection import Origin
 from mcpgateway.upstream.sse import endpoint_path, open_sse
 from tests.fakes.peers import Ear, tool_call
 from tests.fakes.process import Server
+from tests.integration.upstream.opened import text
 
 Open = Callable[..., Coroutine[Any, Any, UpstreamSession]]
 
@@ -58,12 +58,6 @@ async def opener(server: Server) -> AsyncIterator[Open]:
     await http.aclose()
     assert len(sweep) == 0
     sweep.close()
-
-
-async def text(session: UpstreamSession, call: Call, channel: Ear | None = None) -> str:
-    async with asyncio.timeout(20):
-        result = await session.request(call, channel or Ear())
-    return str(json.loads(result)["content"][0]["text"])
 
 
 async def test_a_call_and_its_answer(opener: Open) -> None:

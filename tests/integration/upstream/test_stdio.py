@@ -25,6 +25,7 @@ from mcpgateway.upstream.stdio import Lines, command_line, environment, how_it_e
 from tests.fakes.lifeline import Lifeline
 from tests.fakes.peers import Ear, Person, call, tool_call
 from tests.fakes.process import PROJECT, Child
+from tests.integration.upstream.opened import text
 
 STUBBORN = str(PROJECT / "tests" / "servers" / "stubborn.sh")
 Open = Callable[..., Coroutine[Any, Any, UpstreamSession]]
@@ -68,12 +69,6 @@ async def open_stub(sweep: Sweep) -> AsyncIterator[Open]:
 async def lifeline(tmp_path: Path) -> AsyncIterator[Lifeline]:
     async with Lifeline(tmp_path / "alive") as lifeline:
         yield lifeline
-
-
-async def text(session: UpstreamSession, call: Call, channel: Ear | None = None) -> str:
-    async with asyncio.timeout(20):
-        result = await session.request(call, channel or Ear())
-    return str(json.loads(result)["content"][0]["text"])
 
 
 async def test_a_call_and_its_answer(open_stub: Open) -> None:

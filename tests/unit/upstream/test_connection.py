@@ -19,7 +19,7 @@ from mcpgateway.runtime import Sweep
 from mcpgateway.upstream.connection import IDLE_SECONDS, MAX_HEAD_BYTES, Connection, Origin
 from mcpgateway.upstream.exchange import BUFFERED_CHUNKS_BYTES, LAST_BYTES_SECONDS, MAX_BODY_BYTES, Exchange
 from tests.fakes.clock import FakeClock
-from tests.fakes.scripted import EVENT_STREAM, Script, Talk, answer, scripted
+from tests.fakes.scripted import EVENT_STREAM, Script, Talk, answer, once, scripted
 from tests.fakes.transport import FakeTransport
 from tests.fakes.until import until
 from tests.servers.certificates import Authority
@@ -71,17 +71,6 @@ def always(response: bytes) -> Script:
         while True:
             await talk.request()
             await talk.say(response)
-
-    return play
-
-
-def once(*pieces: bytes) -> Script:
-    """Answers one request with these pieces, one after the other, and closes the connection."""
-
-    async def play(talk: Talk) -> None:
-        await talk.request()
-        for piece in pieces:
-            await talk.say(piece)
 
     return play
 

@@ -18,7 +18,7 @@ from mcpgateway.services.mcp_session_pool import MCPSessionPool
 from mcpgateway.upstream.exchange import MAX_BODY_BYTES
 from mcpgateway.upstream.foreign import ForeignClient, ForeignResponse
 from tests.fakes.peers import Ear, tool_call
-from tests.fakes.scripted import EVENT_STREAM, Script, ScriptedServer, Talk, answer, scripted
+from tests.fakes.scripted import EVENT_STREAM, Script, ScriptedServer, Talk, answer, once, scripted
 from tests.fakes.stub_server import StubServer
 from tests.fakes.until import until
 from tests.servers.certificates import Authority
@@ -53,15 +53,6 @@ async def foreign(script: Script) -> AsyncIterator[tuple[ForeignClient, Scripted
 async def send(client: ForeignClient, method: bytes = b"POST", timeout_seconds: float = 15.0) -> ForeignResponse:
     async with asyncio.timeout(20):
         return await client.send(method, b"/mcp?a=b", b"X-Of-The-Call: yes\r\nX-Empty: \r\n", b"{}", timeout_seconds)
-
-
-def once(*pieces: bytes) -> Script:
-    async def play(talk: Talk) -> None:
-        await talk.request()
-        for piece in pieces:
-            await talk.say(piece)
-
-    return play
 
 
 async def test_a_request_is_what_it_should_be() -> None:
