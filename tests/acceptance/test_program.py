@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import re
 import shutil
 import signal
@@ -19,35 +18,21 @@ import httpx
 import pytest
 
 from tests.clients.driver import Driver2x
-from tests.clients.wire import Message, Wire
+from tests.clients.wire import Wire
+from tests.fakes import async_process
 from tests.fakes.lifeline import Lifeline
 from tests.fakes.ports import free_port
 from tests.fakes.process import PROJECT, Server
-from tests.servers.http11 import Request
-from tests.servers.raw_stub import Stub
+from tests.servers.waiting_stub import WaitingStub
 
 HOLDING = 'exec 9>"$FIFO"; echo begun >&9; exec "$PYTHON" -m tests.servers.stdio_stub'
 STUBBORN = 'trap \'\' TERM INT HUP; exec 9>"$FIFO"; echo begun >&9; "$PYTHON" -m tests.servers.stdio_stub; sleep 60'
 """Does not leave when its stdin ends, nor for any signal that can be ignored."""
 
 
-class Waiting(Stub):
-    """A stub with a tool that waits until the test lets it go on."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.release = asyncio.Event()
-
-    async def _tool_text(self, request: Request, name: str, arguments: Message) -> str:
-        if name == "wait":
-            await self.release.wait()
-            return "released"
-        return await super()._tool_text(request, name, arguments)
-
-
 @pytest.fixture
-async def stub() -> AsyncIterator[Waiting]:
-    async with Waiting() as server:
+async def stub() -> AsyncIterator[WaitingStub]:
+    async with WaitingStub() as server:
         yield server
 
 
@@ -66,29 +51,13 @@ class Program:
     @contextlib.asynccontextmanager
     async def running(cls, *words: str | Path) -> AsyncIterator[Self]:
         """Run Python with these arguments. In the end its whole group is gone."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *map(str, words),
-            cwd=PROJECT,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
-        )
+        process = await async_process.start(sys.executable, *map(str, words))
         program = cls(process)
         try:
             yield program
         finally:
-            # Politely first: what a program started in groups of their own goes only with its help.
-            with contextlib.suppress(ProcessLookupError, TimeoutError):
-                process.terminate()
-                async with asyncio.timeout(20):
-                    await process.wait()
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            await async_process.end(process)
             async with asyncio.timeout(20):
-                await process.wait()
                 await program.errors
 
     async def _stderr(self) -> str:
@@ -152,7 +121,7 @@ async def refusal(base: str) -> int:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_c7_a_signal_lets_calls_finish_refuses_new_ones_and_leaves_nothing(
-    number: signal.Signals, stub: Waiting, tmp_path: Path
+    number: signal.Signals, stub: WaitingStub, tmp_path: Path
 ) -> None:
     async with (
         Lifeline(tmp_path / "lifeline") as lifeline,
@@ -179,7 +148,7 @@ async def test_c7_a_signal_lets_calls_finish_refuses_new_ones_and_leaves_nothing
         assert (await lifeline.all_gone()).count(b"begun") == 2
 
 
-async def test_c7_a_call_that_does_not_finish_is_given_up_in_the_end(stub: Waiting, tmp_path: Path) -> None:
+async def test_c7_a_call_that_does_not_finish_is_given_up_in_the_end(stub: WaitingStub, tmp_path: Path) -> None:
     document = {"mcpServers": {"up": {"url": stub.url}}, "gateway": {"drain_seconds": 1}}
     async with served(tmp_path, document) as (program, base), Wire(f"{base}/mcp") as wire, asyncio.timeout(40):
         await wire.initialize()
@@ -208,7 +177,7 @@ async def test_u12_a_gateway_that_is_killed_leaves_no_stdio_server_behind(tmp_pa
         assert (await lifeline.all_gone()).count(b"begun") == 2
 
 
-async def test_the_logs_of_a_program_are_json_without_secrets_and_with_request_ids(stub: Waiting, tmp_path: Path) -> None:
+async def test_the_logs_of_a_program_are_json_without_secrets_and_with_request_ids(stub: WaitingStub, tmp_path: Path) -> None:
     server = {"url": stub.url, "headers": {"X-Api-Key": "planted-header-secret"}}
     async with served(tmp_path, {"mcpServers": {"up": server}}) as (program, base), asyncio.timeout(40):
         async with Wire(f"{base}/mcp") as wire:
@@ -244,7 +213,7 @@ async def test_check_shows_real_servers_and_ends_with_0_when_all_answer(
     ], said
 
 
-async def test_check_ends_with_1_when_one_is_down_and_says_which_and_why(stub: Waiting, tmp_path: Path) -> None:
+async def test_check_ends_with_1_when_one_is_down_and_says_which_and_why(stub: WaitingStub, tmp_path: Path) -> None:
     down = {"url": "http://127.0.0.1:9/mcp?key=planted-query-secret"}
     code, said = await check(
         tmp_path, {"mcpServers": {"up": {"url": stub.url}, "down": down, "off": {**down, "enabled": False}}}
@@ -260,7 +229,7 @@ async def test_check_ends_with_2_when_the_file_cannot_be_used(tmp_path: Path) ->
     assert code == 2 and "mcpServers.up.url" in said and "NOT_SET_ANYWHERE" in said
 
 
-async def test_a_new_token_opens_the_gateway_whose_configuration_has_its_line(stub: Waiting, tmp_path: Path) -> None:
+async def test_a_new_token_opens_the_gateway_whose_configuration_has_its_line(stub: WaitingStub, tmp_path: Path) -> None:
     async with Program.running("-m", "mcpgateway", "token", "new", "ada") as program:
         code, said = await program.ends()
     token = re.search(r"^ +(mcpgw_\S+)$", said, re.MULTILINE)

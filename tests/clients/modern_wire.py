@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from tests.clients.wire import MODERN, Message, Reply, Wire
+from tests.clients.wire import MODERN, Message, Wire
 
 REVISION = "2026-07-28"
 CAPABILITIES = "io.modelcontextprotocol/clientCapabilities"
@@ -80,6 +80,3 @@ def _mirrored(message: object) -> dict[str, str | None]:
         name = params.get(NAMED.get(str(method), "")) if isinstance(params, dict) else None
         found["mcp-name"] = name if isinstance(name, str) else None
     return found
-
-
-__all__ = ["ModernWire", "Reply"]

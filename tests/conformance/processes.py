@@ -5,20 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import re
-import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import httpx
 
-from tests.fakes.process import PROJECT
+from tests.fakes import async_process
 from tests.fakes.programs import python_1x
 
 START_SECONDS = 30.0
-STOP_SECONDS = 10.0
 
 
 class DidNotStart(Exception):
@@ -59,15 +56,7 @@ async def _until_ready(base: str) -> None:
 @contextlib.asynccontextmanager
 async def _listening(command: Sequence[str], where: str) -> AsyncIterator[str]:
     """Run a program until the block ends; what the pattern `where` finds in a line that it prints."""
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        cwd=PROJECT,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        start_new_session=True,
-    )
+    process = await async_process.start(*command)
     said: list[bytes] = []
     listening = asyncio.create_task(_read(process.stderr, said))
     try:
@@ -76,7 +65,7 @@ async def _listening(command: Sequence[str], where: str) -> AsyncIterator[str]:
         yield found
         rest.cancel()
     finally:
-        await _end(process)
+        await async_process.end(process)
         listening.cancel()
 
 
@@ -94,14 +83,3 @@ async def _read(stream: asyncio.StreamReader | None, into: list[bytes]) -> None:
     assert stream is not None
     while line := await stream.readline():
         into.append(line)
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """Politely first; then the whole group."""
-    with contextlib.suppress(ProcessLookupError, TimeoutError):
-        process.terminate()
-        async with asyncio.timeout(STOP_SECONDS):
-            await process.wait()
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    await process.wait()

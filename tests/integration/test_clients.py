@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
-from typing import Any
 
 import httpx2
 import pytest
@@ -19,32 +18,14 @@ from tests.clients.messages import text_of, tool
 from tests.clients.wire import Message, Wire
 from tests.fakes.gateway import RunningGateway, one, serving
 from tests.fakes.process import Server
-from tests.servers.raw_stub import Stub
+from tests.servers.waiting_stub import WaitingStub
 
 ELICITATION: Message = {"elicitation": {}}
 
 
-class Noting(Stub):
-    """A stub that knows one tool more: `wait`, which ends when the test says so, or when it is cancelled."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.release = asyncio.Event()
-
-    async def _tool_text(self, request: Any, name: str, arguments: Message) -> str:
-        if name == "wait":
-            await self.release.wait()
-            return "released"
-        return await super()._tool_text(request, name, arguments)
-
-    def told(self, method: str) -> list[Message]:
-        """The params of each notification of that method that has come."""
-        return [entry["message"]["params"] for entry in self.seen.requests if entry["rpc"] == method]
-
-
 @pytest.fixture
-async def stub() -> AsyncIterator[Noting]:
-    async with Noting() as server:
+async def stub() -> AsyncIterator[WaitingStub]:
+    async with WaitingStub() as server:
         yield server
 
 
@@ -85,7 +66,7 @@ async def test_the_sdks_own_client_works_in_each_of_its_modes(mode: str, revisio
 
 
 @pytest.mark.parametrize("version", [None, "2025-11-25"])
-async def test_a_legacy_probe_is_told_that_its_revision_has_no_discovery(version: str | None, stub: Noting) -> None:
+async def test_a_legacy_probe_is_told_that_its_revision_has_no_discovery(version: str | None, stub: WaitingStub) -> None:
     async with serving(one(stub.url)) as gateway, Wire(gateway.url) as wire:
         probe = {"jsonrpc": "2.0", "id": 1, "method": "server/discover", "params": {}}
         reply = await wire.post(probe, {"mcp-protocol-version": version})
@@ -94,14 +75,14 @@ async def test_a_legacy_probe_is_told_that_its_revision_has_no_discovery(version
 
 
 @pytest.mark.parametrize("asked", ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25", "2026-07-28", "1"])
-async def test_initialize_agrees_on_a_revision(asked: str, stub: Noting) -> None:
+async def test_initialize_agrees_on_a_revision(asked: str, stub: WaitingStub) -> None:
     async with serving(one(stub.url)) as gateway, Wire(gateway.url) as wire:
         reply = await wire.initialize(revision=asked)
         assert reply.message["result"]["protocolVersion"] == (asked if asked.startswith(("2024", "2025")) else "2025-11-25")
         assert "result" in await wire.request("ping")
 
 
-async def test_initialize_of_one_server_is_that_servers_own_and_of_all_lists_them(stub: Noting) -> None:
+async def test_initialize_of_one_server_is_that_servers_own_and_of_all_lists_them(stub: WaitingStub) -> None:
     async with serving(one(stub.url)) as gateway, asyncio.timeout(20):
         async with client_of(gateway.server("up")) as wire:
             assert wire.welcome["serverInfo"] == {"name": "raw-stub", "version": "1"}
@@ -109,7 +90,7 @@ async def test_initialize_of_one_server_is_that_servers_own_and_of_all_lists_the
             assert wire.welcome["serverInfo"]["name"] == "mcpgateway" and "up" in wire.welcome["instructions"]
 
 
-async def test_initialize_of_a_server_that_is_down_says_so_and_opens_nothing(stub: Noting) -> None:
+async def test_initialize_of_a_server_that_is_down_says_so_and_opens_nothing(stub: WaitingStub) -> None:
     await stub.aclose()
     async with serving(one(stub.url)) as gateway, Wire(gateway.server("up")) as wire, asyncio.timeout(20):
         reply = await wire.initialize()
@@ -119,7 +100,7 @@ async def test_initialize_of_a_server_that_is_down_says_so_and_opens_nothing(stu
 
 
 @pytest.mark.parametrize("policy", ["auto", "bound"])
-async def test_when_no_session_can_be_added_nothing_is_left_upstream(policy: str, stub: Noting) -> None:
+async def test_when_no_session_can_be_added_nothing_is_left_upstream(policy: str, stub: WaitingStub) -> None:
     document = one(stub.url, sessions=policy) | {"gateway": {"limits": {"client_sessions": 1}}}
     async with serving(document) as gateway, client_of(gateway.server("up")) as first, asyncio.timeout(20):
         waiting = asyncio.create_task(first.call("wait"))
@@ -133,7 +114,7 @@ async def test_when_no_session_can_be_added_nothing_is_left_upstream(policy: str
         assert text_of(await waiting) == "released"
 
 
-async def test_c1_a_client_that_disconnects_cancels_nothing(stub: Noting) -> None:
+async def test_c1_a_client_that_disconnects_cancels_nothing(stub: WaitingStub) -> None:
     async with serving(one(stub.url)) as gateway, client_of(gateway.url) as wire, asyncio.timeout(20):
         async with Wire(gateway.url) as leaving:
             leaving.session = wire.session
@@ -150,7 +131,7 @@ async def test_c1_a_client_that_disconnects_cancels_nothing(stub: Noting) -> Non
         assert gateway.gateway.figures.of("up").errors.total() == 0
 
 
-async def test_c2_the_idle_time_begins_when_a_call_or_a_stream_ends(stub: Noting) -> None:
+async def test_c2_the_idle_time_begins_when_a_call_or_a_stream_ends(stub: WaitingStub) -> None:
     async with serving(one(stub.url)) as gateway, client_of(gateway.url) as wire, asyncio.timeout(20):
         session, now = gateway.gateway.sessions.all()[0], gateway.gateway.sweep.now
         call = asyncio.create_task(wire.call("up__wait"))
@@ -166,7 +147,7 @@ async def test_c2_the_idle_time_begins_when_a_call_or_a_stream_ends(stub: Noting
         assert session.last_used_at >= leaving
 
 
-async def test_a_cancelled_call_is_cancelled_upstream_and_no_other(stub: Noting) -> None:
+async def test_a_cancelled_call_is_cancelled_upstream_and_no_other(stub: WaitingStub) -> None:
     async with serving(one(stub.url)) as gateway, client_of(gateway.url) as wire, client_of(gateway.url) as other:
         async with asyncio.timeout(20):
             calls = [asyncio.create_task(wire.post(tool("up__wait", id))) for id in (1, "1")]
@@ -185,7 +166,7 @@ async def test_a_cancelled_call_is_cancelled_upstream_and_no_other(stub: Noting)
         ) == 1
 
 
-async def test_c3_thirty_two_calls_of_one_conversation_run_at_once(stub: Noting) -> None:
+async def test_c3_thirty_two_calls_of_one_conversation_run_at_once(stub: WaitingStub) -> None:
     async with serving(one(stub.url)) as gateway, client_of(gateway.url) as wire, asyncio.timeout(20):
         await wire.call("up__echo", {"text": "warm"})
         waiting = asyncio.gather(*(wire.post(tool("up__wait", number)) for number in range(32)))
@@ -273,7 +254,7 @@ async def test_progress_carries_the_clients_own_token_on_its_own_stream(stateful
                 assert [(each["progressToken"], each["progress"]) for each in said] == [(token, n) for n in (1, 2, 3)]
 
 
-async def test_a_newer_stream_takes_the_place_of_an_older_one(stub: Noting) -> None:
+async def test_a_newer_stream_takes_the_place_of_an_older_one(stub: WaitingStub) -> None:
     async with serving(one(stub.url)) as gateway, client_of(gateway.url) as wire, asyncio.timeout(20):
         session = gateway.gateway.sessions.all()[0]
         async with wire.listen() as older:
@@ -285,7 +266,7 @@ async def test_a_newer_stream_takes_the_place_of_an_older_one(stub: Noting) -> N
         await gateway.until(lambda: session.stream is None)
 
 
-async def test_what_a_server_says_outside_calls_reaches_its_client_now_or_when_it_listens(stub: Noting) -> None:
+async def test_what_a_server_says_outside_calls_reaches_its_client_now_or_when_it_listens(stub: WaitingStub) -> None:
     async with serving(one(stub.url)) as gateway, client_of(gateway.url) as wire, asyncio.timeout(20):
         await wire.call("up__counter")
         own = next(entry["session"] for entry in stub.seen.requests if entry["rpc"] == "tools/call")
@@ -301,7 +282,7 @@ async def test_what_a_server_says_outside_calls_reaches_its_client_now_or_when_i
             assert (await anext(stream))["method"] == "notifications/tools/list_changed"
 
 
-async def test_a_stream_ends_with_its_session(stub: Noting) -> None:
+async def test_a_stream_ends_with_its_session(stub: WaitingStub) -> None:
     async with serving(one(stub.url)) as gateway, client_of(gateway.url) as wire, asyncio.timeout(20):
         await wire.call("up__counter")
         async with wire.listen() as stream:
@@ -311,7 +292,7 @@ async def test_a_stream_ends_with_its_session(stub: Noting) -> None:
         assert gateway.gateway.announcer.conversations == set()
 
 
-async def test_a_session_that_is_ended_ends_its_calls(stub: Noting) -> None:
+async def test_a_session_that_is_ended_ends_its_calls(stub: WaitingStub) -> None:
     async with serving(one(stub.url)) as gateway, client_of(gateway.url) as wire, asyncio.timeout(20):
         call = asyncio.create_task(wire.post(tool("up__wait")))
         await gateway.until(lambda: stub.seen.running == 1)
@@ -320,7 +301,7 @@ async def test_a_session_that_is_ended_ends_its_calls(stub: Noting) -> None:
         await gateway.until(lambda: len(stub.told("notifications/cancelled")) == 1 and len(stub.seen.deletes) == 1)
 
 
-async def test_u8_clients_that_are_cut_off_leave_nothing_behind(stub: Noting) -> None:
+async def test_u8_clients_that_are_cut_off_leave_nothing_behind(stub: WaitingStub) -> None:
     async with serving(one(stub.url)) as gateway, asyncio.timeout(20):
         before = runtime.running_tasks()
         await asyncio.gather(*(come_and_vanish(gateway) for _ in range(50)))

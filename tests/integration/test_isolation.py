@@ -16,16 +16,13 @@ from tests.fakes.callers import bearer, letting_in, token_of
 from tests.fakes.gateway import RunningGateway, serving
 from tests.servers.http11 import Request
 from tests.servers.raw_stub import Stub
+from tests.servers.waiting_stub import WaitingStub
 
 AUTH = letting_in("alice", "bob")
 
 
-class Offering(Stub):
+class Offering(WaitingStub):
     """A stub that offers one of everything, its tools named after who asks, and a tool that waits."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.release = asyncio.Event()
 
     async def _result(self, request: Request, message: Message) -> str | None:
         params = message.get("params", {})
@@ -59,14 +56,6 @@ class Offering(Stub):
             case "resources/subscribe" | "resources/unsubscribe" | "logging/setLevel":
                 return "{}"
         return await super()._result(request, message)
-
-    async def _tool_text(self, request: Request, name: str, arguments: Message) -> str:
-        if name == "wait":
-            await self.release.wait()
-        return await super()._tool_text(request, name, arguments)
-
-    def of(self, rpc: str) -> list[Message]:
-        return [entry for entry in self.seen.requests if entry["rpc"] == rpc]
 
     @property
     def calling_sessions(self) -> list[str]:

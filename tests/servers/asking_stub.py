@@ -35,9 +35,6 @@ class AskingStub(Stub):
         """How many questions wait for their answer."""
         return len(self._waiting)
 
-    def of(self, rpc: str | None) -> list[Message]:
-        return [entry for entry in self.seen.requests if entry["rpc"] == rpc]
-
     async def _serve_mcp(self, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         message = json.loads(request.body) if request.body else {}
         if message.get("method") == "notifications/cancelled":

@@ -99,6 +99,14 @@ class Stub:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/mcp"
 
+    def of(self, rpc: str | None) -> list[Message]:
+        """The entries of `seen.requests` that are of this method."""
+        return [entry for entry in self.seen.requests if entry["rpc"] == rpc]
+
+    def told(self, method: str) -> list[Message]:
+        """The params of each notification of that method that has come."""
+        return [entry["message"]["params"] for entry in self.of(method)]
+
     async def start(self, port: int = 0) -> None:
         """Serve on loopback, on any port where `port` is 0."""
         self._server = await asyncio.start_server(self._connected, "127.0.0.1", port)

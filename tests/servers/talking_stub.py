@@ -26,10 +26,6 @@ class TalkingStub(Stub):
         writer.write(chunk(b""))
         await writer.drain()
 
-    def told(self, method: str) -> list[Message]:
-        """The params of each notification of that method that has come."""
-        return [entry["message"]["params"] for entry in self.seen.requests if entry["rpc"] == method]
-
     def answers(self) -> list[Message]:
         """What clients answered to questions."""
         posts = [entry["message"] for entry in self.seen.requests if entry["http"] == "POST"]
