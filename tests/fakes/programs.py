@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from pathlib import Path
 
 from tests.fakes.process import PROJECT
@@ -34,6 +35,11 @@ def everything_command(transport: str) -> list[str]:
 def fastmcp_1x_command(mode: str) -> list[str]:
     """How to run the 1.x server of the tests in one of its modes."""
     return [python_1x(), str(PROJECT / "tests" / "servers" / "fastmcp_1x.py"), mode]
+
+
+def modern_2x_command(mode: str) -> list[str]:
+    """How to run the 2.x server of the tests: 'modern', 'dual' or 'stdio'."""
+    return [sys.executable, "-m", "tests.servers.modern_2x", mode]
 
 
 def _node_of_the_wheel() -> Path:

@@ -23,6 +23,10 @@ class StubServer(Server):
             found: dict[str, Any] = (await http.get(f"http://127.0.0.1:{self.port}/_seen")).json()
         return found
 
+    async def of(self, rpc: str) -> list[dict[str, Any]]:
+        """The requests of this method that have reached it so far, as in raw_stub.Seen."""
+        return [request for request in (await self.seen())["requests"] if request["rpc"] == rpc]
+
     async def until_running(self, calls: int = 1) -> None:
         """Wait until that many tool calls have begun in it and not ended."""
         async with asyncio.timeout(5):

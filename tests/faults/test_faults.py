@@ -169,7 +169,7 @@ async def test_i3_an_answer_to_anothers_initialize_opens_nobody_a_session(proxy:
             await proxy.heal()
             proxy.cut()
             assert text_of(await here.call(one)) == text_of(await here.call(other)) == "x"
-            used = [request["session"] for request in stub.seen.requests if request["rpc"] == "tools/call"]
+            used = [request["session"] for request in stub.of("tools/call")]
             assert len(set(used)) == len(used) == 2, "each has a session of its own"
         await expect_recovery(here)
 

@@ -55,11 +55,11 @@ async def test_u11_a_certificate_that_cannot_be_trusted(
             await proxy.serve_with(Authority("somebody else").serving())
         else:
             await proxy.serve_with(authority.serving("192.0.2.1"))
-        calls = sum(request["rpc"] == "tools/call" for request in stub.seen.requests)
+        calls = len(stub.of("tools/call"))
         message = await here.call(client)
         expect_clear_error(message)
         assert "TLS" in message["error"]["message"] or "certificate" in message["error"]["message"]
-        assert sum(request["rpc"] == "tools/call" for request in stub.seen.requests) == calls, "nothing was said to it"
+        assert len(stub.of("tools/call")) == calls, "nothing was said to it"
         await here.until_nothing_is_left()
         await proxy.serve_with(authority.serving())
         assert text_of(await here.call(client, "healed")) == "healed"

@@ -31,7 +31,7 @@ def answers(stub: Stub) -> list[Message]:
 
 
 def session_of(stub: Stub) -> Any:
-    return [each["session"] for each in stub.seen.requests if each["rpc"] == "tools/call"][-1]
+    return stub.of("tools/call")[-1]["session"]
 
 
 async def test_a_question_in_the_middle_of_the_only_call_is_that_callers(stub: Stub) -> None:

@@ -159,8 +159,8 @@ async def test_a_cancelled_call_is_cancelled_upstream_and_no_other(stub: Waiting
             await gateway.until(lambda: len(stub.told("notifications/cancelled")) == 1)
             stub.release.set()
             assert text_of((await calls[0]).message) == text_of((await others).message) == "released"
-        told = [entry for entry in stub.seen.requests if entry["rpc"] == "notifications/cancelled"]
-        sent = [entry for entry in stub.seen.requests if entry["rpc"] == "tools/call"]
+        told = stub.of("notifications/cancelled")
+        sent = stub.of("tools/call")
         assert [entry["message"]["id"] for entry in sent if entry["session"] == told[0]["session"]].count(
             told[0]["message"]["params"]["requestId"]
         ) == 1
@@ -177,7 +177,7 @@ async def test_c3_thirty_two_calls_of_one_conversation_run_at_once(stub: Waiting
         answers = await asyncio.gather(*(wire.post(tool("up__slow", number, ms=50)) for number in range(32)))
         assert time.monotonic() - began < 32 * 0.05
         assert {text_of(answer.message) for answer in answers} == {"slept 50 ms"}
-        assert len({entry["session"] for entry in stub.seen.requests if entry["rpc"] == "tools/call"}) == 1
+        assert len({entry["session"] for entry in stub.of("tools/call")}) == 1
 
 
 async def answer_questions(wire: Wire, stream: AsyncIterator[Message], name: str) -> tuple[list[Message], Message]:
@@ -269,7 +269,7 @@ async def test_a_newer_stream_takes_the_place_of_an_older_one(stub: WaitingStub)
 async def test_what_a_server_says_outside_calls_reaches_its_client_now_or_when_it_listens(stub: WaitingStub) -> None:
     async with serving(one(stub.url)) as gateway, client_of(gateway.url) as wire, asyncio.timeout(20):
         await wire.call("up__counter")
-        own = next(entry["session"] for entry in stub.seen.requests if entry["rpc"] == "tools/call")
+        own = stub.of("tools/call")[0]["session"]
         session = gateway.gateway.sessions.all()[0]
         session.push("notifications/message", b'{"level":"info","data":"early"}')
         async with wire.listen() as stream:

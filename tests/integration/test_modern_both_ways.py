@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from collections.abc import Iterator
 
 import pytest
@@ -14,6 +13,7 @@ from tests.clients.modern_wire import EVERYTHING, LOG_LEVEL, ModernWire
 from tests.clients.wire import Message, Wire
 from tests.fakes.gateway import RunningGateway, one, serving
 from tests.fakes.process import Server
+from tests.fakes.programs import modern_2x_command
 
 YES = {"action": "accept", "content": {"name": "Ada"}}
 
@@ -21,7 +21,7 @@ YES = {"action": "accept", "content": {"name": "Ada"}}
 @pytest.fixture(scope="module")
 def modern() -> Iterator[Server]:
     """A server that refuses those that shake hands."""
-    with Server([sys.executable, "-m", "tests.servers.modern_2x", "modern"]) as server:
+    with Server(modern_2x_command("modern")) as server:
         yield server
 
 

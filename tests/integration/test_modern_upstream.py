@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,13 +12,14 @@ import pytest
 from tests.clients.wire import Message, Wire
 from tests.fakes.gateway import serving
 from tests.fakes.process import Server
+from tests.fakes.programs import modern_2x_command
 
 CAPABILITIES: Message = {"elicitation": {"form": {}, "url": {}}, "sampling": {}, "roots": {}}
 
 
 @pytest.fixture(scope="module")
 def modern() -> Iterator[Server]:
-    with Server([sys.executable, "-m", "tests.servers.modern_2x", "modern"]) as server:
+    with Server(modern_2x_command("modern")) as server:
         yield server
 
 

@@ -222,7 +222,7 @@ async def test_the_end_of_the_stream_ends_the_session_its_calls_and_its_sessions
 async def test_what_a_server_says_outside_calls_is_heard(stub: TalkingStub) -> None:
     async with serving(one(stub.url)) as gateway, client_of(gateway) as reader:
         await reader.ask(tool("counter"))
-        own = next(entry["session"] for entry in stub.seen.requests if entry["rpc"] == "tools/call")
+        own = stub.of("tools/call")[0]["session"]
         await gateway.until(lambda: own in stub._streams.values())
         said = {"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": "now"}}
         stub.do({"notify": said, "session": own})

@@ -134,7 +134,7 @@ async def test_a_cancelled_call_is_cancelled_upstream_and_not_answered(stub: Tal
 async def test_what_is_said_outside_calls_is_heard(stub: TalkingStub) -> None:
     async with desk_of(one(stub.url)) as desk:
         await desk.ask(request("tools/call", name="counter", arguments={}))
-        own = next(entry["session"] for entry in stub.seen.requests if entry["rpc"] == "tools/call")
+        own = stub.of("tools/call")[0]["session"]
         await until(lambda: own in stub._streams.values())
         said = {"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": "now"}}
         stub.do({"notify": said, "session": own})

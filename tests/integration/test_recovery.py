@@ -95,7 +95,7 @@ async def test_u6_each_call_that_was_refused_ran_exactly_once(lost_as: str, stub
         await client.call("counter")
         await stub.do(forget_sessions=lost_as)
         assert count_of(await client.call("counter")) == 1
-        calls = [request["session"] for request in (await stub.seen())["requests"] if request["rpc"] == "tools/call"]
+        calls = [request["session"] for request in await stub.of("tools/call")]
         lost, refused, repeated = calls
         assert lost == refused != repeated
 

@@ -55,7 +55,7 @@ async def test_a_changed_server_takes_new_calls_to_new_sessions_while_the_old_fi
         await gateway.gateway.apply(parsed(document(up=new)))
         assert "result" in await client.call("echo", {"text": "x"})
         assert "result" in await slow
-        calls = [request for request in (await new.seen())["requests"] if request["rpc"] == "tools/call"]
+        calls = await new.of("tools/call")
         assert len(calls) == 1
 
 

@@ -22,7 +22,7 @@ def document(stub: StubServer, **server: Any) -> dict[str, Any]:
 
 async def calling_sessions(stub: StubServer) -> list[str]:
     """The upstream session of each tool call, in their order."""
-    return [request["session"] for request in (await stub.seen())["requests"] if request["rpc"] == "tools/call"]
+    return [request["session"] for request in await stub.of("tools/call")]
 
 
 async def count(client: Wire, headers: dict[str, str | None] | None = None) -> int:

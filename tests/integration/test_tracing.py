@@ -22,7 +22,7 @@ HEADERS = {"traceparent": PLACE, "tracestate": "vendor=1", "baggage": "team=a"}
 
 async def last_call(stub: StubServer) -> dict[str, Any]:
     """The last tools/call that reached the server."""
-    return [each for each in (await stub.seen())["requests"] if each["rpc"] == "tools/call"][-1]
+    return (await stub.of("tools/call"))[-1]
 
 
 def fields_of(request: dict[str, Any], name: str) -> str | None:
@@ -55,7 +55,7 @@ async def test_p19_traces_do_not_part_what_is_pooled(stub: StubServer) -> None:
             await client.call(
                 "counter", headers={"traceparent": PLACE.replace("b7ad", f"b7a{number}"), "baggage": f"n={number}"}
             )
-        requests = [each for each in (await stub.seen())["requests"] if each["rpc"] == "tools/call"]
+        requests = await stub.of("tools/call")
         assert len({each["session"] for each in requests}) == 1
 
 

@@ -59,7 +59,7 @@ def document(issuer: Issuer, stub: StubServer, server: dict[str, Any] | None = N
 
 
 async def sessions_of_calls(stub: StubServer) -> list[str]:
-    return [request["session"] for request in (await stub.seen())["requests"] if request["rpc"] == "tools/call"]
+    return [request["session"] for request in await stub.of("tools/call")]
 
 
 async def test_p20_a_refreshed_token_continues_the_same_session(issuer: Issuer, stub: StubServer) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -16,6 +15,7 @@ from mcpgateway.runtime import Sweep
 from mcpgateway.upstream.base import Hello, Target, UpstreamSession
 from tests.fakes.peers import Ear, Person, call, tool_call
 from tests.fakes.process import Server
+from tests.fakes.programs import modern_2x_command
 from tests.integration.upstream.opened import Sessions, result_of
 
 MODERN, LEGACY = "2026-07-28", "2025-11-25"
@@ -24,7 +24,7 @@ HELLO = Hello(CAPABILITIES, modern=True)
 
 
 def server_of(mode: str) -> Server:
-    return Server([sys.executable, "-m", "tests.servers.modern_2x", mode])
+    return Server(modern_2x_command(mode))
 
 
 @pytest.fixture(scope="module")

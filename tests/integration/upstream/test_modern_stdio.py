@@ -19,7 +19,7 @@ from mcpgateway.upstream.base import Hello, Target, UpstreamSession
 from tests.fakes.clock import FakeClock
 from tests.fakes.peers import Ear, Person, call, tool_call
 from tests.fakes.process import PROJECT
-from tests.fakes.programs import fastmcp_1x_command
+from tests.fakes.programs import fastmcp_1x_command, modern_2x_command
 from tests.fakes.until import until
 from tests.integration.upstream.opened import Sessions, result_of
 
@@ -59,12 +59,8 @@ async def text(session: UpstreamSession, asked: Call, channel: Ear | None = None
     return (await result_of(session, asked, channel))["content"][0]["text"]
 
 
-def sdk() -> tuple[str, ...]:
-    return sys.executable, "-m", "tests.servers.modern_2x", "stdio"
-
-
 async def test_the_sdks_server_over_one_pipe(world: World) -> None:
-    session = await world.open(*sdk())
+    session = await world.open(*modern_2x_command("stdio"))
     assert session.welcome.protocol_version == MODERN
     ear = Ear()
     assert await text(session, tool_call("work", token="t"), ear) == "done"
@@ -77,7 +73,7 @@ async def test_the_sdks_server_over_one_pipe(world: World) -> None:
 
 
 async def test_c5_what_a_process_announces_reaches_who_listens_for_it(world: World) -> None:
-    session = await world.open(*sdk())
+    session = await world.open(*modern_2x_command("stdio"))
     session.listener = heard = Ear()
     session.listen()
     assert await session.request(call("resources/subscribe", uri="demo://one"), Ear()) == b"{}"
@@ -90,7 +86,7 @@ async def test_c5_what_a_process_announces_reaches_who_listens_for_it(world: Wor
 
 
 async def test_c1_a_cancelled_call_ends_in_the_process_and_the_others_go_on(world: World) -> None:
-    session = await world.open(*sdk())
+    session = await world.open(*modern_2x_command("stdio"))
     ear = Ear()
     hanging = asyncio.create_task(text(session, tool_call("hang", token=1, who="ada"), ear))
     await ear.next()
