@@ -93,8 +93,8 @@ class Door:
 
 
 def _bearer(headers: dict[bytes, bytes]) -> bytes:
-    scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
-    return token.strip() if scheme.lower() == b"bearer" else b""
+    said = headers.get(b"authorization", b"")
+    return said[7:].strip() if said[:7].lower() == b"bearer " else b""
 
 
 def _name_of(host: str) -> str:

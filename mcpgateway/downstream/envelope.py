@@ -78,7 +78,7 @@ def is_modern(headers: Headers, body: bytes) -> bool:
     if headers.get(b"mcp-protocol-version") not in _legacy_headers and version_in(headers) not in revisions.LEGACY:
         return True
     # JSON may write the slash as \/, so the key is looked for without what is in front of it; then it must be in its place.
-    if b"/protocolVersion" not in body:
+    if body.find(b"/protocolVersion") < 0:  # `in` would first try to read the needle as a number
         return False
     try:
         return VERSION_META in _meta_of(jsonrpc.decode(body))

@@ -16,7 +16,7 @@ import httptools
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from mcpgateway.downstream.exchange import Exchange, Headers
+from mcpgateway.downstream.exchange import Exchange
 from mcpgateway.downstream.guard import HEAD_TOO_LARGE, LINGER_SECONDS, NOT_HTTP, TOO_LATE, Guard, Refusal, Stalled, refuse
 from mcpgateway.downstream.http_exchange import HttpExchange
 
@@ -60,9 +60,7 @@ class HttpProtocol(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
         self._url = b""
-        self._headers: Headers = {}
         self._header_list: list[tuple[bytes, bytes]] = []
-        self._in_head = True
         self._bodiless = 0
         """Bytes since the request began, or since its last byte of body: head, chunk extensions, trailers."""
         self._received = 0
@@ -73,6 +71,10 @@ class HttpProtocol(asyncio.Protocol):
         """The request whose head is complete and whose body is not."""
         self._answering: HttpExchange | None = None
         self._task: asyncio.Task[None] | None = None
+        """Answers the connection's requests. One that is still busy when its response is complete keeps its task, and the
+        connection goes on with another."""
+        self._turn: asyncio.Future[None] | None = None
+        """What the task waits for while there is nothing to answer."""
         self._waiting: deque[HttpExchange] = deque()
         """Requests that came behind the one that is being answered."""
         self._deaf = False
@@ -110,6 +112,7 @@ class HttpProtocol(asyncio.Protocol):
         self.resume_writing()
         if self._answering is not None:
             self._answering.leave()
+        self._wake()
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
@@ -147,6 +150,7 @@ class HttpProtocol(asyncio.Protocol):
         self.closing = True
         if self._answering is None:
             self._transport.close()
+        self._part_if_answered()
 
     def cancel(self, msg: str | None = None) -> None:
         """Break off what is being answered."""
@@ -164,6 +168,7 @@ class HttpProtocol(asyncio.Protocol):
             self._transport.abort()
         elif self._answering is not None and self._answering is not self._arriving:
             self._give_time(self._guard.read_seconds)  # what is not read because another is being answered is not late
+            self._part_if_answered()
         elif self._received == 0:
             self._transport.close()
         else:
@@ -195,7 +200,6 @@ class HttpProtocol(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._url = b""
-        self._headers = {}
         self._header_list = []
         if not self._received:
             # It stands behind another in what came at once, so that nobody has counted its bytes.
@@ -205,17 +209,12 @@ class HttpProtocol(asyncio.Protocol):
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        # Trailers are no headers: they come when the request has been let in already.
-        if self._in_head:
-            name = name.lower()
-            self._headers[name] = value
-            self._header_list.append((name, value))
+        self._header_list.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         parser = self._parser
         if self._deaf or parser is None:
             return
-        self._in_head = False
         method = parser.get_method()
         if parser.should_upgrade() and method != b"CONNECT":
             return  # it is read again without its offer
@@ -225,11 +224,15 @@ class HttpProtocol(asyncio.Protocol):
         elif self._received > self._guard.header_bytes and self._head_bytes() > self._guard.header_bytes:
             self._refuse(HEAD_TOO_LARGE)
         else:
+            said = self._header_list
+            # Trailers are no headers: they come when the request has been let in already.
+            self._header_list = []
+            headers = dict(said)
             lasts = parser.should_keep_alive()
             # Without a header that says so, only the connections of later versions last. To ask for the version is dear.
-            later = (lasts and b"connection" not in self._headers) or parser.get_http_version() != "1.0"
+            later = (lasts and b"connection" not in headers) or parser.get_http_version() != "1.0"
             self._arriving = HttpExchange(
-                self, method.decode(), path, self._headers, self._header_list, keep_alive=lasts and later, chunked=later
+                self, method.decode(), path, headers, said, keep_alive=lasts and later, chunked=later
             )
             self._waiting.append(self._arriving)
 
@@ -244,7 +247,6 @@ class HttpProtocol(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         self._bodiless = self._received = 0
-        self._in_head = True
         self._timed = False
         arrived, self._arriving = self._arriving, None
         if arrived is not None:
@@ -253,6 +255,8 @@ class HttpProtocol(asyncio.Protocol):
 
     def _go_on(self) -> None:
         """Answer what has arrived, when it is its turn, and see that the rest arrives."""
+        if self._waiting:
+            self._part_if_answered()
         if self._waiting and self._answering is None:
             self._answer(self._waiting.popleft())
         if self._waiting:
@@ -288,18 +292,38 @@ class HttpProtocol(asyncio.Protocol):
 
     def _answer(self, exchange: HttpExchange) -> None:
         self._answering = exchange
-        self._task = self._loop.create_task(self._serve_one(exchange))
+        if self._task is None or self._task.done():
+            self._task = self._loop.create_task(self._serve_in_turn(exchange))
+        else:
+            self._wake()
 
-    async def _serve_one(self, exchange: HttpExchange) -> None:
-        try:
-            await self._serve(exchange)
-        finally:
-            if self._answering is exchange:
-                self._served(exchange)
+    def _wake(self) -> None:
+        if self._turn is not None and not self._turn.done():
+            self._turn.set_result(None)
+
+    async def _serve_in_turn(self, exchange: HttpExchange | None) -> None:
+        """Answer this request and those that follow it. One task for all of them: a task costs as much as a tenth of a call."""
+        while exchange is not None:
+            try:
+                await self._serve(exchange)
+            except BaseException:
+                if self._answering is exchange:
+                    self._task = None
+                    self._served(exchange)
+                raise
+            if self._answering is not exchange:
+                return  # the connection has gone on without this task
+            self._served(exchange)
+            if self._answering is None and not self._transport.is_closing():
+                self._turn = self._loop.create_future()
+                await self._turn
+                self._turn = None
+            exchange = self._answering
 
     def complete(self, exchange: HttpExchange) -> None:
-        """See `Wire`. Mostly the serving ends with the response, so that nothing is left to do."""
-        self._loop.call_soon(self._part, exchange)
+        """See `Wire`. Mostly the serving ends with the response, and nothing waits for that: then nothing is left to do."""
+        if self._waiting or self.closing or self._refusal is not None or not exchange.keep_alive:
+            self._loop.call_soon(self._part, exchange)
 
     def _part(self, exchange: HttpExchange) -> None:
         """Go on without waiting for what serves an exchange whose response is complete: a call may outlast its stream."""
@@ -307,11 +331,16 @@ class HttpProtocol(asyncio.Protocol):
         if self._answering is exchange and exchange.arrived and self._task is not None:
             self._server.tasks.add(self._task)  # uvicorn's graceful end waits for it
             self._task.add_done_callback(self._server.tasks.discard)
+            self._task = None
             self._served(exchange)
+
+    def _part_if_answered(self) -> None:
+        if self._answering is not None and self._answering.answered:
+            self._part(self._answering)
 
     def _served(self, exchange: HttpExchange) -> None:
         """An exchange is over: the next one's turn."""
-        self._answering = self._task = self._heard_behind = None
+        self._answering = self._heard_behind = None
         if self._transport.is_closing() or self._refused:
             return
         if self.closing or not exchange.answered or not exchange.keep_alive:

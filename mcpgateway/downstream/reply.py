@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 
 from mcpgateway.downstream.event_store import EventStore, KeptStream
@@ -23,6 +23,9 @@ class Reply:
     The ordinary call has no events: nothing but its answer is ever sent. The first event, or a long wait, turns the response
     into an event stream.
     """
+
+    _questions: Collection[asyncio.Future[bytes]] = ()
+    """Those that the client has not answered yet, where it is asked on the call's own stream."""
 
     def __init__(self, exchange: Exchange, sweep: Sweep) -> None:
         self._exchange = exchange
@@ -59,6 +62,11 @@ class Reply:
     async def finish(self, status: int, bodies: Sequence[bytes], headers: HeaderList = (), *, batch: bool = False) -> None:
         """Send the answer, or the answers of a batch."""
         self._sweep.forget(self)
+        if self._questions:
+            # Clients read no further than the answer: what is withdrawn must be said before.
+            for question in self._questions:
+                question.cancel()
+            await asyncio.sleep(0)
         if self._stream is None or self._outlet is None:
             body = b"[" + b",".join(bodies) + b"]" if batch else bodies[0]
             await self._exchange.respond(status, body, (JSON, *headers) if headers else PLAIN)
@@ -119,14 +127,6 @@ class SessionReply(Reply):
         else:
             self._kept.when_absent = self._fail_questions
             self._exchange.when_left(partial(self._kept.lost, self._stream))
-
-    async def finish(self, status: int, bodies: Sequence[bytes], headers: HeaderList = (), *, batch: bool = False) -> None:
-        if self._questions:
-            # Clients read no further than the answer: what is withdrawn must be said before.
-            for question in self._questions:
-                question.cancel()
-            await asyncio.sleep(0)
-        await super().finish(status, bodies, headers, batch=batch)
 
     def pause(self, seconds: float) -> None:
         """The call's server has its answer fetched after so long: so do we, from clients that can."""

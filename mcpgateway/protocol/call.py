@@ -110,7 +110,7 @@ class Call:
     def progress_token(self) -> msgspec.Raw | None:
         """The client's progress token, raw, or None where it asked for no progress."""
         meta = self.params.get("_meta")
-        if meta is None or b"progressToken" not in bytes(meta):
+        if meta is None or bytes(meta).find(b"progressToken") < 0:
             return None
         return object_of(meta).get("progressToken")
 

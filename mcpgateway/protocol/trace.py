@@ -50,7 +50,7 @@ def trace_of(headers: dict[bytes, bytes], params: jsonrpc.Params) -> Trace | Non
     None where it names none, or none that is well formed.
     """
     meta = params.get("_meta")
-    if meta is not None and b'"traceparent"' in bytes(meta):
+    if meta is not None and bytes(meta).find(b'"traceparent"') >= 0:
         found = _trace(_texts(meta))
         if found is not None:
             return found

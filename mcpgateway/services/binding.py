@@ -18,8 +18,8 @@ class Binding:
         "credential",
         "expects_state",
         "generation",
-        "heard_from",
         "identity",
+        "outdated",
         "policy",
         "renewed",
         "session",
@@ -41,8 +41,8 @@ class Binding:
         """The one shown last. Its bytes may change with every call, its identity never."""
         self.session: UpstreamSession | None = None
         """The session of the last call."""
-        self.heard_from: str | None = None
-        """The least severe log level that this session was told to send, where calls name one each."""
+        self.outdated = False
+        """Whether its caller is shown to the upstream under other headers by now."""
         self.renewed = False
         """Whether the state that earlier calls left is gone and the client has not been told."""
 
@@ -56,6 +56,7 @@ class Binding:
             and identity == self.identity
             and self.policy == upstream.policy
             and generation == self.generation
+            and not self.outdated
         )
 
     @property
@@ -72,7 +73,6 @@ class Binding:
     def use(self, session: UpstreamSession) -> bool:
         """A call runs in `session` now. False if that is not the one whose state it must expect."""
         before, self.session = self.session, session
-        self.heard_from = None
         if before is None or before is session or not before.stateful or not self.expects_state:
             return True
         self.renewed = True
@@ -80,6 +80,6 @@ class Binding:
 
     def succeed(self, old: Binding) -> None:
         """Take the place of `old`: what was left in its session is lost, and not forgotten."""
-        if old.identity == self.identity or old.upstream is not self.upstream:
+        if old.identity == self.identity or old.outdated or old.upstream is not self.upstream:
             self.session = old.session
             self.renewed = old.renewed

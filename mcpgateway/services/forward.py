@@ -18,7 +18,6 @@ from mcpgateway.errors import (
     CircuitOpen,
     ConnectionLost,
     Forbidden,
-    RpcError,
     SessionLost,
     StateLost,
     UpstreamError,
@@ -27,7 +26,6 @@ from mcpgateway.pool.key import PoolKey, Terms
 from mcpgateway.pool.session import Lease
 from mcpgateway.protocol import jsonrpc, revisions
 from mcpgateway.protocol.call import Call, Channel, NoChannel
-from mcpgateway.protocol.levels import LEVELS
 from mcpgateway.runtime import Clock
 from mcpgateway.services.audit import Audit, NullAudit
 from mcpgateway.services.binding import OF_ONE_STATE, Binding
@@ -120,7 +118,10 @@ class Forward:
             if upstream.breaker.is_open:
                 self._pass_breaker(upstream)
                 on_trial = True
-            result = await self._carry(upstream, conversation, call, channel)
+            try:
+                result = await self._attempt(upstream, conversation, call, channel)
+            except (AuthRefused, SessionLost, ConnectionLost) as error:
+                result = await self._repeat(error, upstream, conversation, call, channel)
         except BaseException as error:
             failure = error
             upstream.figures.errors[type(error).__name__] += 1
@@ -139,35 +140,31 @@ class Forward:
         """Record that a caller asked for what it may not use."""
         self._audit.record(upstream.name, conversation, call, Forbidden("not for this caller"), 0.0)
 
-    async def _carry(self, upstream: Upstream, conversation: Conversation, call: Call, channel: Channel) -> bytes:
-        """Send the call, and again where it may be.
+    async def _repeat(
+        self, error: UpstreamError, upstream: Upstream, conversation: Conversation, call: Call, channel: Channel
+    ) -> bytes:
+        """The call ended with `error`: send it again where it may be.
 
         Once after each kind of trouble, for one may follow from the other: a server that breaks off as it restarts has also
         forgotten its sessions, and a repeat that it refused for that has not run.
         """
-        call.timeout_seconds = upstream.timeout_seconds
         mended: tuple[type[UpstreamError], ...] = ()
-        while True:
-            # Anew each time: what was refused is renewed, and the configuration may have changed meanwhile.
-            credential = upstream.credentials.ready(conversation.principal, call.client_headers)
-            if credential is None:
-                credential = await upstream.credentials.obtain(conversation.principal, call.client_headers)
+        while type(error) not in mended and self._repeatable(upstream, conversation, call, error):
+            mended = (*mended, type(error))
+            _log.info("repeating %r: %s", call, error)
             try:
-                return await self._attempt(upstream, conversation, credential, call, channel)
-            except (AuthRefused, SessionLost, ConnectionLost) as error:
-                if type(error) in mended or not self._repeatable(upstream, conversation, call, error):
-                    raise
-                mended = (*mended, type(error))
-                _log.info("repeating %r: %s", call, error)
+                return await self._attempt(upstream, conversation, call, channel)
+            except (AuthRefused, SessionLost, ConnectionLost) as another:
+                error = another
+        raise error
 
-    async def _attempt(
-        self, upstream: Upstream, conversation: Conversation, credential: Credential, call: Call, channel: Channel
-    ) -> bytes:
-        binding = conversation.bindings.get(slot := upstream.slot_of(conversation.id, call))
-        generation = 0 if upstream.config.tls is None else self._opener.tls_generation(upstream.name, upstream.config.tls)
-        if binding is None or not binding.serves(upstream, credential.identity, generation):
-            binding = self._bind(slot, upstream, conversation, credential, generation)
-        binding.credential = credential
+    async def _attempt(self, upstream: Upstream, conversation: Conversation, call: Call, channel: Channel) -> bytes:
+        # Anew each time: what was refused is renewed, and the configuration may have changed meanwhile.
+        call.timeout_seconds = upstream.timeout_seconds
+        credential = upstream.credentials.ready(conversation.principal, call.client_headers)
+        if credential is None:
+            credential = await upstream.credentials.obtain(conversation.principal, call.client_headers)
+        binding = self._binding(upstream, conversation, credential, call)
         call.headers = credential.lines if call.trace is None else credential.lines + call.trace.lines()
         lease = self._pool.warm(binding.want.key) or await self._lease(upstream, conversation, binding, call)
         try:
@@ -177,7 +174,7 @@ class Forward:
                 await self._hear(conversation, binding, lease.session)
             call.answerer = lease.session.welcome
             if call.log_level is not None and not conversation.id:
-                await _hear_from(binding, call)
+                await self._hearing.from_level(lease.session, call)
             result: bytes = await self._request(lease.session, call, channel)
         except AuthRefused as error:
             _judge(error, upstream, conversation, credential)
@@ -251,6 +248,15 @@ class Forward:
         if error.refused_before_dispatch or call.method in SAFE_METHODS:
             return True
         return self.may_repeat(upstream, conversation, call)
+
+    def _binding(self, upstream: Upstream, conversation: Conversation, credential: Credential, call: Call) -> Binding:
+        """Where the call goes: as the conversation's last one did, unless something of that has changed since."""
+        binding = conversation.bindings.get(slot := upstream.slot_of(conversation.id, call))
+        generation = 0 if upstream.config.tls is None else self._opener.tls_generation(upstream.name, upstream.config.tls)
+        if binding is None or not binding.serves(upstream, credential.identity, generation):
+            binding = self._bind(slot, upstream, conversation, credential, generation)
+        binding.credential = credential
+        return binding
 
     def _bind(
         self, slot: str, upstream: Upstream, conversation: Conversation, credential: Credential, generation: int
@@ -327,26 +333,6 @@ def _sessions(conversation: Conversation, *, own: bool = False) -> list[Upstream
     """The open sessions that a conversation goes on in; `own`: those that are its alone."""
     kept = [each.session for each in conversation.bindings.values() if (each.own if own else each.kept)]
     return [session for session in kept if session is not None and not session.closed]
-
-
-async def _hear_from(binding: Binding, call: Call) -> None:
-    """See that the session says what a client wants to hear that names a level with each call (2026-07-28).
-
-    The level holds for the whole session, so it is lowered and never raised; the edge leaves out what was not asked for.
-    """
-    session, level = binding.session, call.log_level
-    if session is None or level not in LEVELS or revisions.is_modern(session.welcome.protocol_version):
-        return  # a modern server is told with each call
-    if "logging" not in session.welcome.capabilities:
-        return
-    if binding.heard_from is None or LEVELS.index(level) < LEVELS.index(binding.heard_from):
-        told = Call("logging/setLevel", {"level": jsonrpc.raw(level)}, client=call.client, headers=call.headers)
-        told.timeout_seconds = call.timeout_seconds
-        binding.heard_from = level
-        try:
-            await session.request(told, NoChannel())
-        except RpcError as error:
-            _log.info("%r did not take a log level: error %d", session, error.code)
 
 
 async def _notify(session: UpstreamSession, method: str) -> None:

@@ -1,12 +1,21 @@
-"""Who listens in which upstream session: a session that several conversations share listens while any of them does."""
+"""Who listens in which upstream session, and from which log level on.
+
+A session that several conversations share listens while any of them does, and says what the one wants that wants most.
+"""
 
 from __future__ import annotations
 
+import logging
 from weakref import WeakKeyDictionary, WeakSet
 
-from mcpgateway.protocol import revisions
+from mcpgateway.errors import RpcError
+from mcpgateway.protocol import jsonrpc, revisions
+from mcpgateway.protocol.call import Call, NoChannel
+from mcpgateway.protocol.levels import LEVELS
 from mcpgateway.services.conversation import Conversation
 from mcpgateway.upstream.base import UpstreamSession
+
+_log = logging.getLogger("mcpgateway.forward")
 
 
 class Hearing:
@@ -14,6 +23,8 @@ class Hearing:
 
     def __init__(self) -> None:
         self._listeners: WeakKeyDictionary[UpstreamSession, WeakSet[Conversation]] = WeakKeyDictionary()
+        self._levels: WeakKeyDictionary[UpstreamSession, str] = WeakKeyDictionary()
+        """The least severe level that a session was told to send, where calls name one each."""
 
     def __repr__(self) -> str:
         return f"<Hearing in {len(self._listeners)} sessions>"
@@ -35,3 +46,24 @@ class Hearing:
         if not listeners:
             del self._listeners[session]
             session.stop_listening()
+
+    async def from_level(self, session: UpstreamSession, call: Call) -> None:
+        """See that the session says what a client wants to hear that names a level with each call (2026-07-28).
+
+        The level holds for the whole session, so it is lowered and never raised; the edge leaves out what was not asked for.
+        """
+        level = call.log_level
+        if level not in LEVELS or revisions.is_modern(session.welcome.protocol_version):
+            return  # a modern server is told with each call
+        if "logging" not in session.welcome.capabilities:
+            return
+        known = self._levels.get(session)
+        if known is not None and LEVELS.index(known) <= LEVELS.index(level):
+            return
+        told = Call("logging/setLevel", {"level": jsonrpc.raw(level)}, client=call.client, headers=call.headers)
+        told.timeout_seconds = call.timeout_seconds
+        try:
+            await session.request(told, NoChannel())
+        except RpcError as error:
+            _log.info("%r did not take a log level: error %d", session, error.code)
+        self._levels[session] = level

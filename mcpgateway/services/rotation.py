@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 
 import msgspec
@@ -40,10 +39,9 @@ def rotate(
     own = _identity(upstream, None)
     before = [(conversation, _identity(upstream, conversation.principal)) for conversation in conversations]
     upstream.show_under(config, credentials)
-    former = copy.copy(upstream)
     for conversation, identity in before:
         if _identity(upstream, conversation.principal) != identity:
-            _part(upstream, former, conversation, pool)
+            _part(upstream, conversation, pool)
     return _identity(upstream, None) != own
 
 
@@ -55,14 +53,14 @@ def _identity(upstream: Upstream, principal: Principal | None) -> str | None:
         return None
 
 
-def _part(upstream: Upstream, former: Upstream, conversation: Conversation, pool: SessionPool) -> None:
+def _part(upstream: Upstream, conversation: Conversation, pool: SessionPool) -> None:
     bindings = [binding for binding in conversation.bindings.values() if binding.upstream is upstream]
     if not bindings:
         return
     pool.end(binding.want.key for binding in bindings)
     for binding in bindings:
         # It serves no calls from now on, and the one that takes its place says which state was lost.
-        binding.upstream = former
+        binding.outdated = True
     for capability in LIST_CHANGES.values():
         if upstream.offers(capability):
             conversation.lists_changed(capability)

@@ -45,10 +45,13 @@ class TaskService:
     def __repr__(self) -> str:
         return f"<TaskService with {len(self._issuers)} tasks of {len(self._per_user)} principals>"
 
-    def note(self, upstream: Upstream, conversation: Conversation, call: Call, result: bytes) -> None:
+    @staticmethod
+    def may_begin(conversation: Conversation, call: Call) -> bool:
+        """Whether a server can answer this tools/call with a task."""
+        return "task" in call.params or conversation.capabilities.find(EXTENSION) >= 0
+
+    def note(self, upstream: Upstream, conversation: Conversation, result: bytes) -> None:
         """Remember whose task it is, if this answer of a tools/call is one."""
-        if "task" not in call.params and EXTENSION not in conversation.capabilities:
-            return  # only then can a server answer with a task
         try:
             fields = jsonrpc.object_of(result)
             task = jsonrpc.object_of(fields["task"]) if "task" in fields else fields

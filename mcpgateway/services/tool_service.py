@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 import msgspec
 from msgspec import Raw
 
@@ -31,13 +33,17 @@ class ToolService:
         """The raw result of tools/list."""
         return await self._lists.page(view, conversation, call, TOOLS)
 
-    async def call(self, view: View, conversation: Conversation, call: Call, channel: Channel) -> bytes:
+    def call(self, view: View, conversation: Conversation, call: Call, channel: Channel) -> Awaitable[bytes]:
         """The raw result of tools/call. Raises InvalidParams for a tool of nobody's, and what `Forward.send` raises."""
         upstream, own = self._owner(view, conversation, call)
         if not view.single:
             call.params = call.params | {"name": jsonrpc.raw(own)}
-        result = await self._forward.send(upstream, conversation, call, channel)
-        self._tasks.note(upstream, conversation, call, result)
+        result = self._forward.send(upstream, conversation, call, channel)
+        return self._noted(upstream, conversation, result) if self._tasks.may_begin(conversation, call) else result
+
+    async def _noted(self, upstream: Upstream, conversation: Conversation, answer: Awaitable[bytes]) -> bytes:
+        result = await answer
+        self._tasks.note(upstream, conversation, result)
         return result
 
     def _owner(self, view: View, conversation: Conversation, call: Call) -> tuple[Upstream, str]:

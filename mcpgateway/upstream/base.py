@@ -10,7 +10,7 @@ from msgspec import Raw
 
 from mcpgateway import __version__
 from mcpgateway.config.values import TlsConfig
-from mcpgateway.errors import BadAnswer, Incompatible, RpcError
+from mcpgateway.errors import BadAnswer, ClientError, Incompatible, RpcError
 from mcpgateway.protocol import jsonrpc, revisions
 from mcpgateway.protocol.call import Call, Channel, HeaderBlock, cannot_ask
 from mcpgateway.protocol.modern import SERVER_INFO_META
@@ -212,7 +212,7 @@ def decode_message(upstream: str, body: bytes) -> jsonrpc.Message:
     """The envelope of something the upstream sent. Raises BadAnswer."""
     try:
         return jsonrpc.decode(body)
-    except Exception as error:
+    except ClientError as error:
         raise BadAnswer(upstream, f"it sent something that is no JSON-RPC message: {error}") from error
 
 

@@ -124,14 +124,19 @@ class Connection(asyncio.Protocol):
             self._fail(
                 cause if isinstance(cause, UpstreamError) else BadAnswer(self._origin.name, f"its answer is not HTTP: {error}")
             )
+        exchange = self._exchange
+        if exchange is None:
+            return
         # The parser has no limit of its own, neither for headers nor for what may follow a chunked body.
-        if self._head_bytes > MAX_HEAD_BYTES and self._exchange is not None:
+        if self._head_bytes > MAX_HEAD_BYTES:
             self._fail(BadAnswer(self._origin.name, f"the headers of its answer are larger than {MAX_HEAD_BYTES} bytes"))
+        elif not self._in_head:
+            exchange.heard()
 
     def eof_received(self) -> bool:
         # httptools never completes a body that ends with the connection; that is legal, so it is completed here.
         if self._exchange is not None and self._until_eof and not self._in_head:
-            self._finish(keep=False)
+            self._finish(self._exchange, keep=False)
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -187,18 +192,15 @@ class Connection(asyncio.Protocol):
         # An interim response (100 Continue) is a message of its own to the parser.
         if self._interim:
             self._interim = False
-            return
-        if self._exchange is not None:
-            self._finish(keep=self._exchange.keep_alive)
+        elif self._exchange is not None:
+            self._finish(self._exchange, keep=self._exchange.keep_alive)
         else:
             self.abort()
 
-    def _finish(self, keep: bool) -> None:
-        exchange, self._exchange = self._exchange, None
-        if exchange is None:
-            return
+    def _finish(self, exchange: Exchange, keep: bool) -> None:
+        self._exchange = None
         exchange.complete()
-        if keep and self._transport is not None and not self._transport.is_closing():
+        if keep and self.open:
             self._origin.keep(self)
         elif self._transport is not None:
             self._transport.close()

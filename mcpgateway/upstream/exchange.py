@@ -89,11 +89,10 @@ class Exchange:
     def head(self, status: int, headers: dict[bytes, bytes]) -> None:
         self.status = status
         self.headers = headers
-        if status < 300 and headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        if b"content-encoding" in headers and status < 300 and headers[b"content-encoding"].lower() != b"identity":
             raise BadAnswer(
                 self._name, f"its answer is compressed ({_shown(headers[b'content-encoding'])}), which nobody asked for"
             )
-        self.deadline = self._sweep.now() + self.timeout_seconds
         if headers.get(b"content-type", b"")[:17].lower() == EVENT_STREAM:
             self.streaming = True
             if not self.whole:
@@ -104,7 +103,6 @@ class Exchange:
             return
         self._body.append(chunk)
         self._buffered += len(chunk)
-        self.deadline = self._sweep.now() + self.timeout_seconds
         if self.streaming:
             if self._paused and self._connection is not None:
                 self._connection.pause()
@@ -115,15 +113,21 @@ class Exchange:
         elif self._buffered > MAX_BODY_BYTES:
             raise BadAnswer(self._name, f"its answer is larger than {MAX_BODY_BYTES} bytes")
 
+    def heard(self) -> None:
+        """Something came, and it is not all: the time until the next sign of life begins anew."""
+        if not self._discarding and not (self.streaming and self._paused):
+            self.deadline = self._sweep.now() + self.timeout_seconds
+
     def complete(self) -> None:
         """The body ended in order."""
         self._ended = True
         self._sweep.forget(self)
         connection, self._connection = self._connection, None
-        if self.streaming and self._paused and connection is not None:
-            connection.resume()
-        if self.streaming and self.whole:
-            self._unwrap()
+        if self.streaming:
+            if self._paused and connection is not None:
+                connection.resume()
+            if self.whole:
+                self._unwrap()
         if not self.streaming:
             self.body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
             self._body.clear()
@@ -196,8 +200,7 @@ class Exchange:
     def set_timeout(self, timeout_seconds: float) -> None:
         """Set the longest silence, from now on."""
         self.timeout_seconds = timeout_seconds
-        if not self._paused and not self._discarding:
-            self.deadline = self._sweep.now() + timeout_seconds
+        self.heard()
 
     def release(self) -> None:
         """Let a stream come to its end unheard. If it soon does, its connection is kept."""

@@ -27,7 +27,8 @@ def noted(service: TaskService, user: str, result: bytes, *, asked: bool = True,
     """Note an answer to `user`; the user's id."""
     conversation = Conversation("c", Principal("static", user), "2025-11-25", capabilities)
     params = {"task": jsonrpc.raw({})} if asked else {}
-    service.note(ONE, conversation, Call("tools/call", params, client=conversation), result)
+    if service.may_begin(conversation, Call("tools/call", params, client=conversation)):
+        service.note(ONE, conversation, result)
     return conversation.user
 
 
