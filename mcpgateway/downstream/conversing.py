@@ -143,7 +143,8 @@ class Conversing:
             return None
         finally:
             session.in_flight.pop(id, None)
-            session.cancelled.discard(id)
+            if session.cancelled:
+                session.cancelled.discard(id)
             self.sessions.touch(session)
 
     def _current_task(self) -> asyncio.Task[object]:

@@ -231,9 +231,7 @@ class HttpProtocol(asyncio.Protocol):
             lasts = parser.should_keep_alive()
             # Without a header that says so, only the connections of later versions last. To ask for the version is dear.
             later = (lasts and b"connection" not in headers) or parser.get_http_version() != "1.0"
-            self._arriving = HttpExchange(
-                self, method.decode(), path, headers, said, keep_alive=lasts and later, chunked=later
-            )
+            self._arriving = HttpExchange(self, method.decode(), path, headers, said, keep_alive=lasts and later, chunked=later)
             self._waiting.append(self._arriving)
 
     def _head_bytes(self) -> int:

@@ -45,7 +45,7 @@ class StreamableHTTP:
         """Answer a POST. Raises ClientError for what is wrong with the request as a whole."""
         headers = exchange.headers
         _check_media(headers.get(b"content-type", b""), headers.get(b"accept", b""))
-        if body[:1] == b"[" or body.lstrip()[:1] == b"[":
+        if body[:1] != b"{" and body.lstrip()[:1] == b"[":
             await self._batch(exchange, body, principal, view)
             return
         message = self._conversing.decode(body)

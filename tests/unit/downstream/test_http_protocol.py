@@ -618,3 +618,82 @@ async def test_a_connection_that_ends_with_its_response_ends_though_the_call_goe
     assert rig.transport.closed and serve.over == []
     serve.release.set()
     await rig.settles()
+
+
+class Minding:
+    """Remembers which task serves which path, and does at `/fails` and `/withdrawn` what these say."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[str, asyncio.Task[object] | None] = {}
+
+    async def __call__(self, exchange: Exchange) -> None:
+        self.tasks[exchange.path] = task = asyncio.current_task()
+        if exchange.path == "/withdrawn" and task is not None:
+            task.cancel()
+            try:
+                await asyncio.sleep(0)
+            except asyncio.CancelledError:
+                task.uncancel()
+        await echo(exchange)
+        if exchange.path == "/fails":
+            raise ZeroDivisionError
+
+
+async def test_one_task_answers_the_requests_of_a_connection_and_ends_with_it(rig_of: RigOf) -> None:
+    serve = Minding()
+    rig = rig_of(serve)
+    await rig.says(get("/1"), get("/2") + get("/3"), get("/withdrawn"), get("/4"))
+    (task,) = set(serve.tasks.values())
+    assert len(serve.tasks) == 5 and task is not None and not task.done()
+    rig.leaves()
+    await rig.settles()
+    assert task.done() and not task.cancelled() and task.exception() is None
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_serving_that_fails_late_leaves_the_connection_to_the_next_request(at_once: bool, rig_of: RigOf) -> None:
+    serve = Minding()
+    rig = rig_of(serve)
+    pieces = [get("/fails"), get("/next"), get("/last")]
+    said = await rig.says(*([b"".join(pieces)] if at_once else pieces))
+    assert bodies(said) == [b"/fails ", b"/next ", b"/last "] and not rig.transport.closed
+    failed, after, last = serve.tasks.values()
+    assert failed is not after and after is last and failed is not None
+    assert isinstance(failed.exception(), ZeroDivisionError)
+
+
+async def test_the_task_of_an_idle_connection_that_was_broken_off_leaves_nobody_waiting(rig_of: RigOf) -> None:
+    serve = Minding()
+    rig = rig_of(serve)
+    await rig.says(get("/1"))
+    task = serve.tasks["/1"]
+    rig.protocol.cancel("the server ends")
+    await rig.settles()
+    assert rig.transport.aborted and task is not None and task.cancelled()
+    rig.leaves()
+
+
+async def test_a_connection_whose_call_outlasts_its_response_is_closed_when_it_is_idle_for_long(rig_of: RigOf) -> None:
+    serve = Outlasting(streams=False)
+    rig = rig_of(serve)
+    await rig.says(get("/1"))
+    rig.passes(READ_SECONDS + 1)
+    rig.passes(KEEP_ALIVE_SECONDS + 1)
+    assert rig.transport.closed and serve.over == []
+    rig.leaves()
+    serve.release.set()
+    await rig.settles()
+    assert serve.over == ["/1"]
+
+
+async def test_trailers_are_no_headers(rig_of: RigOf) -> None:
+    seen: list[tuple[dict[bytes, bytes], int]] = []
+
+    async def serve(exchange: Exchange) -> None:
+        await exchange.body(LIMIT)
+        seen.append((exchange.headers, len(list(exchange.header_list))))
+        await exchange.respond(200, b"")
+
+    rig = rig_of(serve)
+    await rig.says(CHUNKED + b"1\r\na\r\n0\r\nHost: evil\r\nX-Late: 1\r\n\r\n", get("/next"))
+    assert seen == [({b"host": b"localhost", b"transfer-encoding": b"chunked"}, 2), ({b"host": b"localhost"}, 1)]

@@ -1,9 +1,15 @@
-"""A session listens while anybody does."""
+"""A session listens while anybody does, and says as much as any of them wants."""
 
 from __future__ import annotations
 
+import asyncio
 import gc
 
+import pytest
+from msgspec import Raw
+
+from mcpgateway.errors import RpcError
+from mcpgateway.protocol.call import Call, Channel
 from mcpgateway.services.conversation import Conversation
 from mcpgateway.services.hearing import Hearing
 from mcpgateway.upstream.base import UpstreamSession, Welcome
@@ -14,15 +20,22 @@ class Session:
 
     own_headers = b""
 
-    def __init__(self, version: str = "2026-07-28") -> None:
-        self.welcome = Welcome(version)
+    def __init__(self, version: str = "2026-07-28", *, logs: bool = True) -> None:
+        self.welcome = Welcome(version, {"logging": Raw(b"{}")} if logs else {})
         self.heard: list[str] = []
+        self.refuses: BaseException | None = None
 
     def listen(self, headers: bytes = b"") -> None:
         self.heard.append("begin")
 
     def stop_listening(self) -> None:
         self.heard.append("end")
+
+    async def request(self, call: Call, channel: Channel) -> bytes:
+        self.heard.append(f"{call.method} {bytes(call.params['level']).decode()} {call.headers.decode()}")
+        if self.refuses is not None:
+            raise self.refuses
+        return b"{}"
 
 
 def conversation() -> Conversation:
@@ -60,3 +73,32 @@ def test_a_legacy_server_that_refused_its_stream_is_asked_again_by_the_next_call
     hearing.begin(session, one)  # type: ignore[arg-type]
     hearing.begin(session, one)  # type: ignore[arg-type]
     assert session.heard == ["begin", "begin"]
+
+
+async def hear_from(hearing: Hearing, session: Session, level: str) -> None:
+    call = Call("tools/call", client=conversation(), headers=b"X: 1", log_level=level)
+    await hearing.from_level(session, call)  # type: ignore[arg-type]
+
+
+async def test_the_level_of_a_session_is_lowered_for_who_wants_more_and_never_raised() -> None:
+    hearing, session = Hearing(), Session("2025-11-25")
+    for level in ("warning", "error", "warning", "nonsense", "debug", "info"):
+        await hear_from(hearing, session, level)
+    assert session.heard == ['logging/setLevel "warning" X: 1', 'logging/setLevel "debug" X: 1']
+
+
+@pytest.mark.parametrize("session", [Session("2026-07-28"), Session("2025-11-25", logs=False)])
+async def test_a_server_that_takes_no_level_for_a_session_is_told_none(session: Session) -> None:
+    await hear_from(Hearing(), session, "debug")
+    assert session.heard == []
+
+
+async def test_a_level_that_was_not_told_to_the_end_is_told_again() -> None:
+    hearing, session = Hearing(), Session("2025-11-25")
+    session.refuses = asyncio.CancelledError()
+    with pytest.raises(asyncio.CancelledError):
+        await hear_from(hearing, session, "info")
+    session.refuses = RpcError.of(-32601, "no")
+    await hear_from(hearing, session, "info")
+    await hear_from(hearing, session, "info")
+    assert len(session.heard) == 2, "a refusal is an answer"
