@@ -19,6 +19,7 @@ from rich.text import Text
 from mcpgateway import __version__, app, config, logs, serving
 from mcpgateway.auth.tokens import new_token
 from mcpgateway.config import Config, ServerConfig
+from mcpgateway.config.auth import fault_in_token_name
 from mcpgateway.errors import ConfigError
 from mcpgateway.services.upstream import UpstreamReport
 
@@ -125,8 +126,18 @@ def check(path: _ConfigPath = None) -> None:
         raise typer.Exit(1)
 
 
+def _token_name(name: str) -> str:
+    """`name`, if the configuration would take it: a token nobody can use is not worth showing."""
+    if fault := fault_in_token_name(name):
+        raise typer.BadParameter(fault)
+    return name
+
+
+_TokenName = Annotated[str, typer.Argument(metavar="NAME", callback=_token_name, help="Whose token it is; stands in the file.")]
+
+
 @_tokens.command("new")
-def token_new(name: Annotated[str, typer.Argument(help="Whose token it is; stands in the configuration.")]) -> None:
+def token_new(name: _TokenName) -> None:
     """Make a new token for NAME. It is shown this once; the configuration keeps only its hash."""
     token, hashed = new_token()
     print(f"The token, for {name} alone. It is not shown again:\n\n    {token}\n")

@@ -13,6 +13,7 @@ from mcpgateway.config.values import AuthConfig, TokenConfig
 
 _hash = re.compile(r"sha256:([0-9a-fA-F]{64})")
 
+MAX_NAME = 200
 _HASH_WANTED = 'expected "sha256:" and 64 hex digits, as printed by: mcpgateway token new NAME'
 
 
@@ -30,6 +31,13 @@ def read_auth(data: Any, public_url: str, place: Place, source: Source) -> AuthC
     return AuthConfig(_read_tokens(data.get("tokens"), (*place, "tokens"), source), issuers)
 
 
+def fault_in_token_name(name: str) -> str | None:
+    """Why no token can have this name, or None."""
+    if not name.strip() or not name.isprintable() or len(name) > MAX_NAME:
+        return f"a token's name has 1 to {MAX_NAME} printable characters, and not only spaces"
+    return None
+
+
 def _read_tokens(tokens: Any, place: Place, source: Source) -> tuple[TokenConfig, ...]:
     if not isinstance(tokens, dict) or not tokens:
         # Empty is refused too: it would lock everybody out, which nobody means.
@@ -42,8 +50,8 @@ def _read_tokens(tokens: Any, place: Place, source: Source) -> tuple[TokenConfig
 
 def _read_name(name: str, value: Any, place: Place, source: Source) -> Iterator[TokenConfig]:
     """The tokens of one name, written as a hash, a list of hashes, or an object with `hash` and `tenant`."""
-    if not name.strip() or not name.isprintable() or len(name) > 200:
-        source.problem(place, "a token's name has 1 to 200 printable characters")
+    if fault := fault_in_token_name(name):
+        source.problem(place, fault)
     tenant: Any = ""
     if isinstance(value, dict):
         refuse_unknown(value, ("hash", "tenant"), place, source)

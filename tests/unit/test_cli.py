@@ -55,6 +55,13 @@ def test_a_new_token_is_told_with_a_line_that_lets_it_in() -> None:
     assert principal is not None and principal.subject == "alice"
 
 
+@pytest.mark.parametrize("name", ["", "  ", "\t", "a\nb", "a" * 201])
+def test_a_token_for_a_name_that_the_configuration_would_refuse_is_not_made(name: str) -> None:
+    result = CliRunner().invoke(cli.cli, ["token", "new", name])
+    assert result.exit_code == 2 and "mcpgw_" not in result.output
+    assert "NAME" in result.output and "1 to 200 printable characters" in result.output
+
+
 def test_each_server_is_announced_with_its_endpoint() -> None:
     text = cli.announcement(settings(), "http://127.0.0.1:4444")
     assert "http://127.0.0.1:4444/mcp" in text
