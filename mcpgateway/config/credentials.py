@@ -17,6 +17,7 @@ from mcpgateway.config.values import STATIC_ISSUER, AuthConfig, CallerHeaders, O
 from mcpgateway.errors import ConfigError
 
 TENANT = "tenant:"
+_WANTED = '{"NAME": {"headers": {…}}, "tenant:NAME": {"headers": {…}}}'
 _OURS = frozenset({"grant", "token_url", "client_id", "client_secret", "auth_method", "allow_http"})
 _OAUTH = tuple(field.name for field in msgspec.structs.fields(OAuthConfig))
 
@@ -71,18 +72,19 @@ def _load(file: str, place: Place, source: Source) -> Any:
     path = source.beside(file)
     source.files.add(str(path))
     try:
-        located = locate(path.read_text(encoding="utf-8-sig"), str(path))
+        located = locate(path.read_text(encoding="utf-8-sig"), str(path), _WANTED)
     except UnicodeDecodeError as error:
-        source.problem(place, f"{path}: not UTF-8 at byte {error.start}")
+        source.unreadable(place, f"{path}: not UTF-8 at byte {error.start}")
     except OSError as error:
         source.problem(place, f"{path}: cannot be read: {error.strerror}")
     except ValueError:  # a null byte in its name
         source.problem(place, "no name that a file can have")
     except ConfigError as error:
-        source.problem(place, str(error))
+        source.unreadable(place, str(error))
     else:
+        source.go_on_in(str(path), located, place)
         for repeated, (first, last) in located.repeated.items():
-            source.problem((*place, *repeated), f"given twice in {path}, on lines {first} and {last}; keep one")
+            source.problem((*place, *repeated), f"given twice, first on line {first}; keep one", line=last)
         return located.data
     return {}
 
@@ -90,7 +92,7 @@ def _load(file: str, place: Place, source: Source) -> Any:
 def _callers(data: Any, place: Place, source: Source) -> Iterator[tuple[str, CallerHeaders, Place]]:
     """Each name with its entry, or its entries for several issuers, and where each stands."""
     if not isinstance(data, dict):
-        source.problem(place, 'expected an object, {"NAME": {"headers": {…}}, "tenant:NAME": {"headers": {…}}}')
+        source.problem(place, f"expected an object, {_WANTED}")
         return
     for name, written in data.items():
         if not name.removeprefix(TENANT).strip():

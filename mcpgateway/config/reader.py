@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import inspect
@@ -30,8 +30,16 @@ _PRIVATE = frozenset(
 """Keys under which people keep secrets, by intent or by mistake."""
 
 
+class _File(NamedTuple):
+    """A file that is read, and where in the configuration it is named; the configuration itself is named nowhere."""
+
+    path: str
+    located: Located
+    named_at: Place
+
+
 class Source:
-    """One file being read: what is wrong with it so far, and which strings in it are secret."""
+    """One file being read, with those that it names: what is wrong so far, and which strings in it are secret."""
 
     def __init__(self, located: Located, path: str, environ: Mapping[str, str]) -> None:
         self.secrets: set[str] = set()
@@ -39,14 +47,14 @@ class Source:
         """Files that this one names and that are read with it, whether they are there or not."""
         self.issuers: list[tuple[str, Place]] = []
         """Issuers that servers' entries name, and where: which there are is known only in the end."""
-        self._located = located
-        self._path = path
+        self._file = _File(path, located, ())
+        self._others: dict[Place, _File] = {}
         self._environ = environ
-        self._problems: list[tuple[int, str]] = []
+        self._problems: list[tuple[tuple[int, int], str]] = []
         self._faulty: set[Place] = set()
 
     def __repr__(self) -> str:
-        return f"<Source {self._path!r} {len(self._problems)} problems>"
+        return f"<Source {self._file.path!r} {len(self._problems)} problems>"
 
     def beside(self, path: str) -> Path:
         """Where the file lies that is named `path` here: a relative one begins at the configuration file's folder."""
@@ -54,15 +62,35 @@ class Source:
             named = Path(path).expanduser()
         except RuntimeError:  # the home of a user that there is none of
             named = Path(path)
-        return Path(self._path).parent / named
+        return Path(self._file.path).parent / named
+
+    def go_on_in(self, path: str, located: Located, place: Place) -> None:
+        """What lies below `place` stands in another file, which `place` names: its problems are told as that file's."""
+        self._others[place] = _File(path, located, place)
 
     def problem(self, place: Place, text: str, line: int | None = None) -> None:
         """Note that something is wrong at `place`."""
-        line = line or self._located.line_of(place)
-        where = f"{self._path}:{line}" if line else self._path
-        said = f"{where}: {name_of(place)}: {text}" if place else f"{where}: {text}"
-        self._problems.append((line or 0, said))
+        file = self._file_of(place)
+        inside = place[len(file.named_at) :]
+        line = line or file.located.line_of(inside)
+        where = f"{file.path}:{line}" if line else file.path
+        self._note(f"{where}: {name_of(inside)}: {text}" if inside else f"{where}: {text}", line or 0, file.named_at)
         self._faulty.add(place)
+
+    def unreadable(self, place: Place, said: str) -> None:
+        """Note that the file that is named at `place` holds nothing to be read. `said` begins with its name."""
+        self._note(said, 0, place)
+        self._faulty.add(place)
+
+    def _file_of(self, place: Place) -> _File:
+        return next((file for start, file in self._others.items() if place[: len(start)] == start), self._file)
+
+    def _note(self, said: str, line: int, named_at: Place) -> None:
+        order = (line, 0)
+        if named_at:
+            said = f"{said} (read for {name_of(named_at)})"
+            order = (self._file.located.line_of(named_at) or 0, line)
+        self._problems.append((order, said))
 
     def is_faulty(self, place: Place) -> bool:
         """Whether something at `place` was found wrong already, so that nothing more needs to be said of it."""

@@ -43,15 +43,16 @@ class Located:
         return None
 
 
-def locate(text: str, path: str) -> Located:
-    """The object in `text`. Raises ConfigError where there is none; `path` is what the error calls the file."""
-    located = Located(_decode(text, path))
+def locate(text: str, path: str, wanted: str = '{"mcpServers": …}') -> Located:
+    """The object in `text`. Raises ConfigError where there is none; `path` is what the error calls the file, and `wanted`
+    what should stand in it."""
+    located = Located(_decode(text, path, wanted))
     for place, line in _keys(text):
         located.stands_on(place, line)
     return located
 
 
-def _decode(text: str, path: str) -> dict[str, Any]:
+def _decode(text: str, path: str, wanted: str) -> dict[str, Any]:
     try:
         data = _plain(text)
     except ValueError as error:
@@ -59,7 +60,7 @@ def _decode(text: str, path: str) -> dict[str, Any]:
     except RecursionError as error:
         raise ConfigError(f"{path}: nested too deeply") from error
     if not isinstance(data, dict):
-        raise ConfigError(f'{path}: expected an object, {{"mcpServers": …}}')
+        raise ConfigError(f"{path}: expected an object, {wanted}")
     joined: dict[str, Any] = _joined(data)
     return joined
 

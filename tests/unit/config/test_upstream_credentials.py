@@ -138,7 +138,10 @@ def test_a_name_in_both_places_is_refused(tmp_path: Path, here: str) -> None:
     alice = {"alice": {"headers": {"X-Key": "a"}}}
     (tmp_path / "keys.json").write_text(json.dumps(alice), encoding="utf-8")
     text = refusal({"credentials": alice, "credentials_file": "keys.json"}, here)
-    assert "credentials_file.alice: there is another entry for this name and the issuer static; keep one" in text
+    assert text == (
+        f"{tmp_path / 'keys.json'}:1: alice: there is another entry for this name and the issuer static; keep one"
+        " (read for mcpServers.crm.credentials_file)"
+    )
 
 
 def test_i5_one_name_may_have_an_entry_for_each_issuer(tmp_path: Path, here: str) -> None:
@@ -168,7 +171,7 @@ def test_i5_an_entry_for_an_issuer_whose_tokens_are_not_let_in_is_refused(
         parsed({"credentials": {"alice": [entry]}, "credentials_file": "keys.json"}, here, **gateway)
     first, second = str(caught.value).splitlines()
     assert "mcpServers.crm.credentials.alice[0].issuer: no tokens of this issuer are let in (gateway.auth.jwt)" in first
-    assert 'mcpServers.crm.credentials_file["tenant:acme"].issuer: no tokens of this issuer' in second
+    assert second.startswith(f'{tmp_path / "keys.json"}:1: ["tenant:acme"].issuer: no tokens of this issuer')
     assert first.endswith("'static' and 'https://other.example'" if gateway else "known here: 'static'")
     assert PLANTED not in str(caught.value)
 
@@ -176,21 +179,43 @@ def test_i5_an_entry_for_an_issuer_whose_tokens_are_not_let_in_is_refused(
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"[]", "keys.json: expected an object"),
-        (b"{,}", "keys.json:1: not JSON"),
+        (b"[]", 'keys.json: expected an object, {"NAME": '),
+        (b"{\n,}", "keys.json:2: not JSON"),
         (b'{"a": "\xe9"}', "keys.json: not UTF-8 at byte 7"),
         (
             b'{"alice": {"headers": {"X": "1"}},\n"alice": {"headers": {"X": "2"}}}',
-            "given twice in .*keys.json, on lines 1 and 2",
+            "keys.json:2: alice: given twice, first on line 1; keep one",
         ),
-        (b'{"alice": {"headers": {"X": "${NOPE}"}}}', "alice.headers.X: the environment has no NOPE"),
-        (b'{"alice": {"headers": {"X": 5}}}', "alice.headers.X: expected a string, found a number"),
+        (b'{"alice":\n{"headers":\n{"X": "${NOPE}"}}}', "keys.json:3: alice.headers.X: the environment has no NOPE"),
+        (b'{"alice": {"headers": {"X": 481516234}}}', "keys.json:1: alice.headers.X: expected a string, found a number"),
+        (b'{"alice": "planted-secret"}', "keys.json:1: alice: expected an object, found a string"),
+        (b'{"alice": {"headers": {"X": "planted-secret\\n"}}}', "keys.json:1: alice.headers.X: its value holds a line break"),
+        (b'{"a": 1}', "keys.json:1: a: expected an object"),
     ],
 )
-def test_a_wrong_credentials_file_is_refused(tmp_path: Path, here: str, content: bytes, said: str) -> None:
+def test_what_is_wrong_in_a_credentials_file_is_told_as_that_files_and_without_secrets(
+    tmp_path: Path, here: str, content: bytes, said: str
+) -> None:
     (tmp_path / "keys.json").write_bytes(content)
-    with pytest.raises(ConfigError, match=said):
-        parsed({"credentials_file": "keys.json"}, here)
+    (first, *_) = refusal({"credentials_file": "keys.json"}, here).splitlines()
+    assert first.startswith(f"{tmp_path / said}") and first.endswith("(read for mcpServers.crm.credentials_file)")
+    assert PLANTED not in first and str(A_NUMBER) not in first
+
+
+def test_a_credentials_file_that_is_not_there_is_a_fault_of_the_configuration(here: str) -> None:
+    text = refusal({"credentials_file": "none.json"}, here)
+    assert text.startswith(f"{here}:1: mcpServers.crm.credentials_file: ") and "none.json: cannot be read" in text
+
+
+def test_problems_of_several_files_are_told_in_the_order_in_which_the_configuration_names_them(tmp_path: Path) -> None:
+    here = tmp_path / "mcp.json"
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.json").write_text('{"x":\n\n\n1, "y": {"header": 1}}', encoding="utf-8")
+    servers = [f'"{name}": {{"url": "https://h/mcp",\n"credentials_file": "{name}.json", "sessions": 1}}' for name in "ba"]
+    with pytest.raises(ConfigError) as caught:
+        config.parse(f'{{"mcpServers": {{{", ".join(servers)}}}}}', str(here), {})
+    places = [line.removeprefix(f"{tmp_path}/").partition(" ")[0] for line in str(caught.value).splitlines()]
+    assert list(dict.fromkeys(places)) == ["mcp.json:2:", "b.json:1:", "b.json:4:", "mcp.json:3:", "a.json:1:", "a.json:4:"]
 
 
 def test_oauth_is_read() -> None:
