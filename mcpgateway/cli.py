@@ -6,14 +6,13 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
-from rich.console import Console, Group
-from rich.live import Live
-from rich.table import Table
+from rich.console import Console
+from rich.markup import escape
 from rich.text import Text
 
 from mcpgateway import __version__, app, config, logs, serving
@@ -21,7 +20,7 @@ from mcpgateway.auth.tokens import new_token
 from mcpgateway.config import Config, ServerConfig
 from mcpgateway.config.auth import fault_in_token_name
 from mcpgateway.errors import ConfigError
-from mcpgateway.services.upstream import UpstreamReport
+from mcpgateway.services.upstream import State, UpstreamReport
 
 try:
     import uvloop
@@ -40,6 +39,18 @@ HELP = """One URL for many MCP servers.
 The gateway reads an ordinary mcp.json, connects to the servers in it, and offers all of them at one endpoint.
 Every caller gets upstream sessions of its own, kept warm between calls.
 """
+
+_COLUMNS = {
+    "transport": (9, False),
+    "revision": (10, False),
+    "state": (13, False),
+    "tools": (5, True),
+    "resources": (9, True),
+    "prompts": (7, True),
+    "took": (9, True),
+}
+"""What `check` tells beside a server's name: room, and whether it stands at the right. A line is printed before the next is
+known, so that room cannot be measured."""
 
 _out = Console(highlight=False, soft_wrap=True)
 cli = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -113,13 +124,13 @@ def _own_stdout() -> int:
 
 @cli.command()
 def check(path: _ConfigPath = None) -> None:
-    """Connect to every server of CONFIG and show how it does.
+    """Connect to every server of CONFIG and show how it does, each as soon as it was tried.
 
-    For each: what it speaks, its state and the reason, what it offers, and how long the handshake took.
+    For each: what it speaks, its state, what it offers, how long the handshake took, and the reason where there is trouble.
     Exit code 0 if all answer, 1 if any does not, 2 if the file cannot be used.
     """
     settings = _load(path)
-    # Troubles are in the table; below it, only what nobody expected.
+    # Troubles are shown with their server; beside them, only what nobody expected.
     logs.setup(json=False, level="error")
     logs.hide(*settings.secrets)
     if any(report.failed for report in _run(_watch(settings))):
@@ -161,35 +172,48 @@ def _run(work: Coroutine[Any, Any, _T]) -> _T:
 
 
 async def _watch(settings: Config) -> list[UpstreamReport]:
-    """The last reports. They are printed at the end; on a terminal they are also shown as they come."""
+    """The last reports. A server's line is printed once it was tried, and again if it fares otherwise while others are."""
+    width = max((len(server.name) for server in settings.servers if server.enabled), default=0)
     reports: list[UpstreamReport] = []
-    with Live(console=_out, auto_refresh=False, transient=True) as live:
+    shown: dict[str, str] = {}
+    _out.print(heading(width))
+    with _out.status("connecting") as waiting:  # on a terminal only
         async for reports in serving.check(settings):
-            live.update(overview(reports), refresh=True)
-    _out.print(overview(reports))
+            for report in tried(reports):
+                if shown.get(report.name) != report.state:
+                    shown[report.name] = report.state
+                    _out.print(row(report, width))
+            waiting.update(f"waiting for {', '.join(escape(each.name) for each in reports if each not in tried(reports))}")
     return reports
 
 
-def overview(reports: Sequence[UpstreamReport]) -> Group:
-    """What `check` shows: a table, and below it the reasons, which need more room than a column has."""
-    width = max((len(report.name) for report in reports), default=0)
-    reasons = [Text(f"{report.name.ljust(width)}  {report.reason}") for report in reports if report.failed]
-    return Group(_table_of(reports), *reasons)
+def tried(reports: Iterable[UpstreamReport]) -> list[UpstreamReport]:
+    """Those of servers whose first connection came about, or failed."""
+    return [report for report in reports if report.state != State.CONNECTING]
 
 
-def _table_of(reports: Iterable[UpstreamReport]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for heading in ("server", "transport", "revision", "state"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("tools", "resources", "prompts", "took"):
-        table.add_column(heading, justify="right", overflow="fold")
-    for report in reports:
-        counts = (_number(count) for count in (report.tools, report.resources, report.prompts))
-        state = Text(report.state, style="red" if report.failed else "green" if report.state == "ready" else "yellow")
-        took = "" if report.handshake_ms is None else f"{report.handshake_ms:.0f} ms"
-        transport = "http" if report.transport == "streamablehttp" else report.transport
-        table.add_row(Text(report.name), transport, report.revision, state, *counts, took)
-    return table
+def heading(width: int) -> Text:
+    """Above what `check` shows. `width`: of the longest name."""
+    return Text(_cells("server", width, *_COLUMNS), style="bold")
+
+
+def row(report: UpstreamReport, width: int) -> Text:
+    """What `check` shows of one server; where there is trouble, its reason below, which needs more room than a column has."""
+    counts = (_number(count) for count in (report.tools, report.resources, report.prompts))
+    took = "" if report.handshake_ms is None else f"{report.handshake_ms:.0f} ms"
+    transport = "http" if report.transport == "streamablehttp" else report.transport
+    text = Text(_cells(report.name, width, transport, report.revision, report.state, *counts, took))
+    color = "red" if report.failed else "green" if report.state == "ready" else "yellow"
+    start = text.plain.index(report.state, width)
+    text.stylize(color, start, start + len(report.state))
+    return text.append(f"\n  {report.reason}") if report.failed else text
+
+
+def _cells(name: str, width: int, *cells: str) -> str:
+    padded = [
+        cell.rjust(room) if right else cell.ljust(room) for cell, (room, right) in zip(cells, _COLUMNS.values(), strict=True)
+    ]
+    return "  ".join((name.ljust(width), *padded)).rstrip()
 
 
 def _number(count: int | None) -> str:

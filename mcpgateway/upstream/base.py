@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from typing import Protocol
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Raw
@@ -50,6 +51,18 @@ class Target(msgspec.Struct, frozen=True):
     def __repr__(self) -> str:
         # The URL's query, the arguments and the environment may hold secrets.
         return f"<Target {self.name} {self.transport}>"
+
+    def unanswered(self) -> str:
+        """What to say where opening a session takes too long. Of the URL only its host and port, of a command only its name."""
+        waited = f"no session within {self.open_timeout_seconds:g} s: "
+        if self.command:
+            return (
+                f"{waited}{self.command!r} was started, and has not answered; run its command by hand once: "
+                "it may still be downloading packages, or waiting for something"
+            )
+        return (
+            f"{waited}{urlsplit(self.url).netloc.rpartition('@')[2]} has not answered; look whether its MCP server still runs"
+        )
 
 
 class Hello(msgspec.Struct, frozen=True):

@@ -92,7 +92,7 @@ class Opener:
             async with asyncio.timeout(target.open_timeout_seconds):
                 return await self._open(target, hello, headers)
         except TimeoutError as error:
-            raise ConnectFailed(target.name, f"no session within {target.open_timeout_seconds:g} s; is it up?") from error
+            raise ConnectFailed(target.name, target.unanswered()) from error
 
     async def _open(self, target: Target, hello: Hello, headers: HeaderBlock) -> UpstreamSession:
         era = self._era(target)
@@ -192,7 +192,7 @@ class Opener:
                     session = await self._in_turn(Era(), door)
         except TimeoutError as error:
             await http.aclose()
-            raise ConnectFailed(target.name, f"no session within {target.open_timeout_seconds:g} s") from error
+            raise ConnectFailed(target.name, target.unanswered()) from error
         except BaseException:
             await http.aclose()
             raise

@@ -374,7 +374,7 @@ async def open_owned(target: Target, wire: Wire, sweep: Sweep, greet: Callable[[
 
 def _opening_error(target: Target, error: Exception) -> Exception:
     if isinstance(error, TimeoutError):
-        return UpstreamTimeout(target.name, f"it was not open within {target.open_timeout_seconds:g} seconds")
+        return UpstreamTimeout(target.name, target.unanswered())
     if isinstance(error, ConnectionLost):
         return ConnectFailed(target.name, str(error).removeprefix(f"upstream {target.name!r}: "))
     return refused_handshake(target.name, error) if isinstance(error, RpcError) else error

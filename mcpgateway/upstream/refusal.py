@@ -14,6 +14,7 @@ LOST = re.compile(r"session|not initialized", re.IGNORECASE)
 METHOD_NOT_FOUND = -32601
 
 WORDS = {
+    404: "there is nothing at this path; check the URL in the configuration",
     405: "it takes no such request at this URL; check the URL in the configuration",
     406: "it has no form of answer that this gateway takes",
     429: "it is asked too often; try again later",

@@ -59,7 +59,8 @@ class SseWire:
             raise error
         if not stream.streaming or not content_type.lower().startswith(b"text/event-stream"):
             said = content_type[:80].decode("latin-1") or "no content type"
-            raise HttpRefused(self._target.name, f"it answered GET with {said}, not an event stream", status=stream.status)
+            text = f"it answered GET with {said}, not an event stream; check the URL in the configuration"
+            raise HttpRefused(self._target.name, text, status=stream.status)
         # A server may say nothing for hours. From here on calls have deadlines of their own, and opening has its own too.
         stream.set_timeout(math.inf)
 

@@ -290,6 +290,8 @@ async def _initialize_result(upstream: str, http: HttpClient, id: int, response:
 async def first_response(upstream: str, response: Response) -> jsonrpc.Message:
     """The first response in an answer of either form, where no other can be on its way. Raises UpstreamError."""
     if not response.streaming:
+        if response.headers.get(b"content-type", b"").lower().startswith(b"text/html"):
+            raise BadAnswer(upstream, "it answered with a web page, not with MCP; check the URL in the configuration")
         return decode_message(upstream, response.body)
 
     def response_in(event: sse.Event) -> jsonrpc.Message | None:

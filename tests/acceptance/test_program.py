@@ -220,8 +220,26 @@ async def test_check_ends_with_1_when_one_is_down_and_says_which_and_why(stub: W
     )
     assert code == 1
     assert re.search(r"^up +http +2025-11-25 +ready", said, re.MULTILINE), said
-    assert re.search(r"^down .*unreachable", said, re.MULTILINE) and re.search(r"^down +upstream 'down'", said, re.MULTILINE)
+    assert re.search(r"^down .*unreachable", said, re.MULTILINE) and re.search(
+        r"^down .*\n  upstream 'down'", said, re.MULTILINE
+    )
     assert "planted-query-secret" not in said and "Traceback" not in said
+
+
+async def test_check_shows_each_server_as_soon_as_it_was_tried(stub: Waiting, tmp_path: Path) -> None:
+    slow = Stub()
+    slow.orders.hang = True
+    await slow.start()
+    path = written(tmp_path, {"mcpServers": {"slow": {"url": slow.url}, "up": {"url": stub.url}}})
+    try:
+        async with Program.running("-m", "mcpgateway", "check", path) as program, asyncio.timeout(40):
+            said = await program.says("ready")
+            assert re.search("^up +http +2025-11-25 +ready", said, re.MULTILINE) and "slow" not in said
+            await slow.aclose()
+            code, rest = await program.ends()
+    finally:
+        await slow.aclose()
+    assert code == 1 and re.search("^slow .* unreachable\n  upstream 'slow'", rest, re.MULTILINE), rest
 
 
 async def test_check_ends_with_2_when_the_file_cannot_be_used(tmp_path: Path) -> None:

@@ -92,14 +92,25 @@ def test_the_base_url_is_one_that_clients_can_use(host: str, url: str) -> None:
     assert cli.base_url(settings({"public_url": "https://mcp.example/"}), host, 1) == "https://mcp.example"
 
 
-def test_the_table_shows_what_is_known_and_leaves_the_rest_empty() -> None:
+def test_a_server_is_shown_with_what_is_known_and_the_rest_left_empty() -> None:
     good = UpstreamReport("time", "stdio", "2025-11-25", "ready", "", tools=2, resources=0, prompts=None, handshake_ms=12.4)
-    bad = UpstreamReport("crm", "auto", "", "unreachable", "[nobody] listens")
-    console = Console(file=io.StringIO(), width=80)
-    console.print(cli.overview([good, bad]))
+    shown = cli.row(good, 6).plain
+    assert shown.split() == ["time", "stdio", "2025-11-25", "ready", "2", "0", "12", "ms"]
+    assert len(shown) == len(cli.heading(6)) and shown.index("stdio") == cli.heading(6).plain.index("transport")
+
+
+def test_trouble_is_told_below_its_server_as_it_is() -> None:
+    bad = UpstreamReport("ready[bold]", "auto", "", "unreachable", "[nobody] listens")
+    console = Console(file=io.StringIO(), width=20, soft_wrap=True)
+    console.print(cli.row(bad, 11))
     assert isinstance(console.file, io.StringIO)
-    text = console.file.getvalue()
-    assert "12 ms" in text and "crm   [nobody] listens" in text and "None" not in text
+    first, second = console.file.getvalue().splitlines()
+    assert first.split() == ["ready[bold]", "auto", "unreachable"] and second == "  [nobody] listens"
+
+
+def test_a_server_that_is_still_being_tried_is_not_told_of() -> None:
+    reports = [UpstreamReport(name, "auto", "", state, "") for name, state in (("a", "connecting"), ("b", "unreachable"))]
+    assert [report.name for report in cli.tried(reports)] == ["b"]
 
 
 def test_serving_others_without_authentication_is_refused(tmp_path: Path) -> None:

@@ -475,8 +475,8 @@ async def test_a_wire_that_does_not_start_is_closed_and_its_error_kept() -> None
 async def test_a_wire_that_never_starts_runs_out_of_time() -> None:
     wire = FakeWire()
     wire.starts.clear()
-    with pytest.raises(UpstreamTimeout, match="not open within 0"):
-        await open_session(Target(name="crm", open_timeout_seconds=0), wire, Hello(), b"", Sweep())
+    with pytest.raises(UpstreamTimeout, match=r"no session within 0 s: crm\.test has not answered"):
+        await open_session(Target(name="crm", url="http://crm.test/sse", open_timeout_seconds=0), wire, Hello(), b"", Sweep())
     assert wire.closed == 1
 
 

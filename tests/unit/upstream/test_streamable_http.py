@@ -207,6 +207,23 @@ async def test_a_session_id_on_a_refusal_is_not_taken() -> None:
     assert [sent.rpc for sent in http.sent] == ["initialize"]
 
 
+@pytest.mark.parametrize(
+    ("status", "said"), [(200, "it answered with a web page, not with MCP"), (404, "there is nothing at this path")]
+)
+async def test_a_url_of_something_else_is_said_to_be_worth_a_look(status: int, said: str) -> None:
+    page = FakeResponse(status, BODIES["html"], {"Content-Type": "text/html; charset=utf-8"})
+    with pytest.raises(UpstreamError, match=f"{said}; check the URL in the configuration"):
+        await opened(FakeHttp(lambda sent: page))
+
+
+def test_p21_what_is_said_of_a_server_that_does_not_answer_shows_no_secret() -> None:
+    url = Target(name="up", url="https://user:planted@crm.test:8443/planted/mcp?key=planted", open_timeout_seconds=2)
+    command = Target(name="up", command="npx", args=("planted",), env=(("KEY", "planted"),), open_timeout_seconds=2)
+    assert url.unanswered().startswith("no session within 2 s: crm.test:8443 has not answered;")
+    assert command.unanswered().startswith("no session within 2 s: 'npx' was started, and has not answered;")
+    assert "planted" not in url.unanswered() + command.unanswered()
+
+
 @pytest.mark.parametrize("id", ["", "with space", "caf\u00e9", "x" * 2000])
 async def test_a_session_id_that_cannot_be_sent_back_is_none(id: str) -> None:
     http = FakeHttp(session=id)
