@@ -109,6 +109,7 @@ class AllRights(Rights):
 
 
 EVERYTHING = AllRights()
+NOTHING = Rights()
 
 
 class Access:

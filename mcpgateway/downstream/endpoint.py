@@ -6,7 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from mcpgateway.auth.access import Access
+from mcpgateway.auth.access import NOTHING, Access
 from mcpgateway.auth.principals import Principal
 from mcpgateway.downstream.door import Door
 from mcpgateway.downstream.envelope import is_modern, names_modern
@@ -98,12 +98,13 @@ class Endpoint:
         page = self._pages.find(exchange.path)
         if page is None:
             raise not_served()
+        rights = NOTHING
         if page.protected:
-            _ = self._door.known(exchange.headers) or await self._door.verify(exchange.headers)
+            rights = self._access.of(self._door.known(exchange.headers) or await self._door.verify(exchange.headers))
         if exchange.method not in ("GET", "HEAD"):
             await exchange.respond(405, b"", ((b"allow", b"GET, HEAD"),))
             return
-        status, kind, body = page.render()
+        status, kind, body = page.render(rights)
         await exchange.respond(status, body if exchange.method == "GET" else b"", ((b"content-type", kind),))
 
     async def _mcp(self, exchange: Exchange, view: View) -> None:

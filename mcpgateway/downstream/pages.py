@@ -8,6 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from mcpgateway import __version__
+from mcpgateway.auth.access import Rights
 from mcpgateway.downstream.resource_metadata import documents, metadata_url
 from mcpgateway.downstream.sessions import Sessions
 from mcpgateway.metrics import CONTENT_TYPE, Figures
@@ -22,9 +23,9 @@ Rendered = tuple[int, bytes, bytes]
 
 
 class Page(NamedTuple):
-    """One page. `protected`: it needs authentication where there is any."""
+    """One page, as whoever has these rights sees it. `protected`: it needs authentication where there is any."""
 
-    render: Callable[[], Rendered]
+    render: Callable[[Rights], Rendered]
     protected: bool
 
 
@@ -57,13 +58,13 @@ class Pages:
         """The page at a path."""
         metadata = self._metadata.get(path)
         if metadata is not None:
-            return Page(lambda: (200, JSON_TYPE, metadata), False)
+            return Page(lambda rights: (200, JSON_TYPE, metadata), False)
         return self._pages.get(path)
 
-    def _alive(self) -> Rendered:
+    def _alive(self, rights: Rights) -> Rendered:
         return 200, TEXT_TYPE, b"ok\n"
 
-    def _ready(self) -> Rendered:
+    def _ready(self, rights: Rights) -> Rendered:
         """Ready once each upstream was tried: one that is down stops nobody, so it does not count."""
         if self.draining():
             return 503, TEXT_TYPE, b"draining\n"
@@ -71,17 +72,17 @@ class Pages:
             return 503, TEXT_TYPE, b"connecting\n"
         return 200, TEXT_TYPE, b"ready\n"
 
-    def _status(self) -> Rendered:
+    def _status(self, rights: Rights) -> Rendered:
         principals: dict[str, int] = {}
         for session in self._sessions.all():
             principals[session.principal.short] = principals.get(session.principal.short, 0) + 1
         status = {
             "version": __version__,
-            "upstreams": self._gateway.reports(),
+            "upstreams": self._gateway.reports(rights),
             "pool": self._pool.get_metrics(),
             "client_sessions": {"total": len(self._sessions), "by_principal": principals},
         }
         return 200, JSON_TYPE, msgspec.json.format(msgspec.json.encode(status), indent=2) + b"\n"
 
-    def _metrics(self) -> Rendered:
+    def _metrics(self, rights: Rights) -> Rendered:
         return 200, CONTENT_TYPE, self._figures.text()

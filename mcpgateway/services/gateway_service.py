@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable
 
 from mcpgateway import logs, runtime
+from mcpgateway.auth.access import EVERYTHING, Rights
 from mcpgateway.errors import (
     AuthRefused,
     CircuitOpen,
@@ -87,9 +88,10 @@ class GatewayService:
         await runtime.end_task(task)
         await watch.close()
 
-    def reports(self) -> list[UpstreamReport]:
-        """What is known of each upstream now."""
-        return [upstream.report(self._catalog.counts(upstream)) for upstream in self.upstreams.values()]
+    def reports(self, rights: Rights = EVERYTHING) -> list[UpstreamReport]:
+        """What is known now of each upstream that may be used by these rights."""
+        shown = [upstream for slug, upstream in self.upstreams.items() if rights.server(slug)]
+        return [upstream.report(self._catalog.counts(upstream)) for upstream in shown]
 
     @property
     def settled(self) -> bool:

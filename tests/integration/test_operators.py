@@ -83,6 +83,22 @@ async def test_status_shows_servers_with_their_state_and_principals_only_as_hash
         assert "alice" not in answer.text and "acme" not in answer.text
 
 
+async def test_status_shows_each_caller_the_servers_that_it_may_use(stub: Stub) -> None:
+    tokens = {name: "sha256:" + sha256(f"token-of-{name}".encode()).hexdigest() for name in ("ada", "bob", "eve")}
+    rules = [
+        {"who": {"principal": "ada"}, "servers": ["*"]},
+        {"who": {"principal": "bob"}, "servers": ["my crm"], "tools": ["echo"]},
+    ]
+    servers = {"up": {"url": stub.url}, "my crm": {"url": "http://127.0.0.1:9/mcp"}}
+    seen = {"ada": ["up", "my crm"], "bob": ["my crm"], "eve": []}
+    document = {"mcpServers": servers, "gateway": {"auth": {"tokens": tokens}, "access": rules}}
+    async with serving(document) as gateway, asyncio.timeout(20):
+        for name, names in seen.items():
+            answer = await page(gateway, "/status", {"Authorization": f"Bearer token-of-{name}"})
+            assert [each["name"] for each in answer.json()["upstreams"]] == names
+            assert ("my crm" in answer.text, "127.0.0.1:9" in answer.text) == ("my crm" in names, "my crm" in names)
+
+
 @pytest.mark.parametrize("path", ["/status", "/metrics"])
 async def test_what_tells_something_needs_authentication_where_there_is_any(path: str, stub: Stub) -> None:
     async with serving(one(stub.url, AUTH)) as gateway, asyncio.timeout(20):
