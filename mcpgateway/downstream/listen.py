@@ -21,7 +21,7 @@ from mcpgateway.protocol.call import Call, NoChannel
 from mcpgateway.protocol.jsonrpc import Params
 from mcpgateway.protocol.modern import ACKNOWLEDGED, SERVER_INFO_META, SUBSCRIPTION_META, UPDATED
 from mcpgateway.runtime import Sweep
-from mcpgateway.services.announcements import LIST_CHANGES, Announcer
+from mcpgateway.services.announcements import LIST_CHANGES, Announcer, told_as
 from mcpgateway.services.forward import Forward
 from mcpgateway.services.handshake import Handshake
 from mcpgateway.services.resource_service import ResourceService
@@ -107,10 +107,10 @@ class Subscription:
             self._stream.put_surely(jsonrpc.notification(f"notifications/{kind}/list_changed", self._stamped({})))
 
     def updated(self, resource: Resource, params: Params) -> None:
-        asked = self.resources.get(resource)
-        if asked is None:
+        told = told_as(self.resources, *resource)
+        if told is None:
             return
-        message = jsonrpc.notification(UPDATED, self._stamped(params | {"uri": jsonrpc.raw(asked)}))
+        message = jsonrpc.notification(UPDATED, self._stamped(params | {"uri": jsonrpc.raw(told)}))
         if self._stream is not None:
             self._stream.put(message)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 import msgspec
 
@@ -14,6 +15,7 @@ from mcpgateway.services.catalog import Catalog
 from mcpgateway.services.conversation import GATEWAY_USER, Conversation
 from mcpgateway.services.upstream import Upstream
 from mcpgateway.upstream.base import Listener
+from mcpgateway.upstream.subscriptions import covers
 
 _log = logging.getLogger("mcpgateway.announcements")
 
@@ -81,22 +83,35 @@ class Announcer:
         """A resource changed: the user's conversations that subscribed to it are told."""
         for conversation in self.conversations:
             if conversation.user == user:
-                tell_updated(upstream, conversation, params)
+                self.tell_updated(upstream, conversation, params)
+
+    def tell_updated(self, upstream: Upstream, conversation: Conversation, params: bytes) -> None:
+        """Tell one conversation that a resource that it may use changed, as it calls that. What names no resource is left
+        out: one faulty notification is no reason to end a session."""
+        try:
+            fields = jsonrpc.object_of(params)
+            uri = jsonrpc.string_of(fields, "uri")
+        except InvalidParams as error:
+            _log.info("upstream %r said that a resource changed, but not which: %s", upstream.name, error)
+            return
+        told = told_as(conversation.subscriptions, upstream.slug, uri)
+        if told is not None and self._access.of(conversation.principal).resource(upstream.slug, uri):
+            changed = params if told == uri else msgspec.json.encode(fields | {"uri": jsonrpc.raw(told)})
+            conversation.push("notifications/resources/updated", changed)
 
 
-def tell_updated(upstream: Upstream, conversation: Conversation, params: bytes) -> None:
-    """Tell one conversation that a resource changed, under the URI that it subscribed with. What names no resource is
-    left out: one faulty notification is no reason to end a session."""
-    try:
-        fields = jsonrpc.object_of(params)
-        uri = jsonrpc.string_of(fields, "uri")
-    except InvalidParams as error:
-        _log.info("upstream %r said that a resource changed, but not which: %s", upstream.name, error)
-        return
-    asked = conversation.subscriptions.get((upstream.slug, uri))
-    if asked is not None:
-        changed = params if asked == uri else msgspec.json.encode(fields | {"uri": jsonrpc.raw(asked)})
-        conversation.push("notifications/resources/updated", changed)
+def told_as(subscriptions: Mapping[tuple[str, str], str], slug: str, uri: str) -> str | None:
+    """What the maker of these subscriptions calls an upstream's resource `uri`; None where none of them is for it.
+
+    Servers may tell of a part of what was subscribed to. What clients put before a server's own URI they find before that too.
+    """
+    if (slug, uri) in subscriptions:
+        return subscriptions[slug, uri]
+    around = [own for upstream, own in subscriptions if upstream == slug and covers(own, uri)]
+    if not around:
+        return None
+    own = max(around, key=len)
+    return subscriptions[slug, own].removesuffix(own) + uri
 
 
 class _OfConversation:
@@ -112,7 +127,7 @@ class _OfConversation:
         if capability is not None:
             self._announcer.own_lists_changed(self._upstream, self._conversation, capability)
         elif method == "notifications/resources/updated":
-            tell_updated(self._upstream, self._conversation, params)
+            self._announcer.tell_updated(self._upstream, self._conversation, params)
         else:
             self._conversation.push(method, params)
 

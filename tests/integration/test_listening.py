@@ -104,6 +104,22 @@ async def test_only_what_was_asked_for_is_heard(stub: AskingStub) -> None:
             assert (await anext(note))["params"]["uri"] == "note://1"
 
 
+async def test_a_stream_hears_of_parts_of_what_it_asked_for(stub: AskingStub) -> None:
+    async with serving(one(stub.url)) as gateway, client_of(gateway) as wire, asyncio.timeout(20):
+        async with (
+            wire.listening("whole", resourceSubscriptions=["note://1"]) as whole,
+            wire.listening("part", resourceSubscriptions=["note://1/a"]) as part,
+        ):
+            await acknowledged(whole)
+            await acknowledged(part)
+            await heard_by(gateway, stub)
+            for uri in ("note://1/b", "note://1/a", "note://1"):
+                say_updated(stub, uri)
+            assert [(await anext(whole))["params"]["uri"] for _ in range(3)] == ["note://1/b", "note://1/a", "note://1"]
+            say_updated(stub, "note://1/a/x")
+            assert [(await anext(part))["params"]["uri"] for _ in range(2)] == ["note://1/a", "note://1/a/x"]
+
+
 async def test_i11_an_update_reaches_the_principal_whose_session_said_it(stub: AskingStub) -> None:
     async with serving(one(stub.url, AUTH)) as gateway, asyncio.timeout(20):
         async with client_of(gateway, "alice") as alice, client_of(gateway, "bob") as bob:
