@@ -188,7 +188,10 @@ class Gateway:
 
     def _build_modern(self, dispatch: Dispatch, handshake: Handshake) -> ModernHTTP:
         listening = Listening(self.resources, handshake, self.forward, self.announcer, self.sweep)
-        rounds = Rounds(Sealer(self.sweep), Parked(self.sweep))
+        parked = Parked(self.sweep)
+        self.figures.parked_calls = lambda: len(parked)
+        self.figures.listen_streams = lambda: len(listening)
+        rounds = Rounds(Sealer(self.sweep), parked)
         depth = self.config.gateway.limits.json_depth
         return ModernHTTP(dispatch, handshake, self.tools, listening, rounds, self.sweep, depth, self.conversing.request_id)
 

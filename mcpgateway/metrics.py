@@ -44,6 +44,8 @@ class Figures(Collector):
         self.refusals: Counter[str] = Counter()
         self.pool: Callable[[], dict[str, int]] = dict
         self.client_sessions: Callable[[], int] = int
+        self.parked_calls: Callable[[], int] = int
+        self.listen_streams: Callable[[], int] = int
         self.upstream_states: Callable[[], Iterable[tuple[str, str]]] = tuple
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
@@ -69,6 +71,12 @@ class Figures(Collector):
             refused.add_metric([error], number)
         yield refused
         yield GaugeMetricFamily("mcpgateway_client_sessions", "Downstream sessions open now", self.client_sessions())
+        yield GaugeMetricFamily(
+            "mcpgateway_parked_calls", "Calls that wait for the answer of a client without a session", self.parked_calls()
+        )
+        yield GaugeMetricFamily(
+            "mcpgateway_listen_streams", "Streams on which clients without a session listen", self.listen_streams()
+        )
 
     def _of_upstreams(self) -> Iterable[Metric]:
         calls = CounterMetricFamily("mcpgateway_calls", "Calls that reached an upstream's leg", labels=["upstream"])

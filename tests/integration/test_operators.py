@@ -17,8 +17,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mcpgateway import config
 from mcpgateway.metrics import BUCKETS, Figures, UpstreamFigures
+from tests.clients.modern_wire import EVERYTHING, ModernWire
 from tests.clients.wire import Message, Wire
 from tests.fakes.gateway import RunningGateway, one, serving
+from tests.servers.asking_stub import AskingStub
 from tests.servers.raw_stub import Stub
 
 TOKEN = "planted-token-of-alice-42"
@@ -140,6 +142,35 @@ async def test_metrics_count_what_happened(stub: Stub) -> None:
         await wire.delete()
         await gateway.until(lambda: len(stub.seen.deletes) == 1)
         assert (await figures_of(gateway))["mcpgateway_client_sessions",] == 0
+
+
+async def test_metrics_tell_of_calls_that_wait_for_an_answer_and_of_streams_that_listen() -> None:
+    who = {
+        "method": "elicitation/create",
+        "params": {"message": "who?", "requestedSchema": {"type": "object", "properties": {}}},
+    }
+    call = {"name": "ask", "arguments": {"rounds": [[who]]}}
+    stub = AskingStub()
+    await stub.start()
+    try:
+        async with serving(one(stub.url)) as gateway, asyncio.timeout(20):
+            async with ModernWire(gateway.server("up"), capabilities=EVERYTHING) as wire:
+                assert await _waiting(gateway) == (0, 0)
+                asked = await wire.request("tools/call", call)
+                async with wire.listening(toolsListChanged=True) as stream:
+                    await anext(stream)
+                    assert await _waiting(gateway) == (1, 1)
+                (key,) = asked["result"]["inputRequests"]
+                await wire.again("tools/call", call, asked, {key: {"action": "decline"}})
+                while await _waiting(gateway) != (0, 0):
+                    pass  # asking again takes a round trip
+    finally:
+        await stub.aclose()
+
+
+async def _waiting(gateway: RunningGateway) -> tuple[float, float]:
+    figures = await figures_of(gateway)
+    return figures["mcpgateway_parked_calls",], figures["mcpgateway_listen_streams",]
 
 
 async def test_with_the_pool_off_the_figures_have_the_same_names(stub: Stub) -> None:
