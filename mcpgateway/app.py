@@ -322,6 +322,14 @@ class Gateway:
         while self.sweep.now() < end and self._busy():  # noqa: ASYNC110
             await asyncio.sleep(DRAIN_LOOK_SECONDS)
 
+    def give_up(self) -> None:
+        """Answer the calls that are still in flight: the gateway stops, and what became of them is not known."""
+        if self._busy():
+            _log.warning("some calls are not done in time; their clients are told that the outcome is not known")
+        for session in self.sessions.all():
+            session.stop()
+        self._modern.stop()
+
     def _busy(self) -> bool:
         return self._modern.busy or any(session.busy for session in self.sessions.all())
 

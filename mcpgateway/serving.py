@@ -55,6 +55,7 @@ class Server(uvicorn.Server):
     async def _drain(self, sig: int, frame: FrameType | None) -> None:
         self._gateway.drain()
         await self._gateway.quiet()
+        self._gateway.give_up()
         super().handle_exit(sig, frame)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

@@ -15,7 +15,7 @@ from mcpgateway.downstream import generations
 from mcpgateway.downstream.described import description
 from mcpgateway.downstream.dispatch import Dispatch
 from mcpgateway.downstream.exchange import HeaderList, Headers
-from mcpgateway.downstream.problems import CANCELLED, Problem, problem_of, unexpected
+from mcpgateway.downstream.problems import CANCELLED, Problem, problem_of, stopped, unexpected
 from mcpgateway.downstream.sessions import ClientSession, Sessions
 from mcpgateway.errors import GatewayError, InvalidRequest, RpcError, StateLost
 from mcpgateway.protocol import jsonrpc, revisions
@@ -140,7 +140,7 @@ class Conversing:
         except asyncio.CancelledError:
             if id not in session.cancelled or task.uncancel():
                 raise
-            return None
+            return stopped(id) if session.stopped else None
         finally:
             session.in_flight.pop(id, None)
             if session.cancelled:

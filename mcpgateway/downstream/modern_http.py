@@ -18,7 +18,7 @@ from mcpgateway.downstream.exchange import JSON, Exchange, Headers
 from mcpgateway.downstream.leaving import Leaving
 from mcpgateway.downstream.listen import Listening
 from mcpgateway.downstream.parked import Interaction, Outcome
-from mcpgateway.downstream.problems import Problem, modern_problem, unexpected
+from mcpgateway.downstream.problems import Problem, modern_problem, stopped, unexpected
 from mcpgateway.downstream.questions import Capabilities, Question, lacking, undeclared
 from mcpgateway.downstream.reply import Reply
 from mcpgateway.downstream.rounds import Rounds
@@ -65,6 +65,7 @@ class ModernHTTP:
         self._request_id = request_id
         self.callers = Callers(sweep)
         self._in_flight = 0
+        self._unanswered: set[Leaving] = set()
         self.mirrored = True
         """Whether requests repeat arguments of tools in headers, as they do over HTTP."""
 
@@ -117,6 +118,11 @@ class ModernHTTP:
             if caller.streams and not served(caller.principal, caller.view):
                 self._listening.end_of(caller)
 
+    def stop(self) -> None:
+        """The gateway ends: calls in flight are cancelled, and answered with that."""
+        for leaving in tuple(self._unanswered):
+            leaving.stop()
+
     def close(self) -> None:
         """End what is left."""
         self.drain()
@@ -132,15 +138,21 @@ class ModernHTTP:
         leaving = Leaving()
         exchange.when_left(leaving.cancel)
         self._in_flight += 1
+        self._unanswered.add(leaving)
         try:
             problem = await self._answer(request, caller, call, handler, reply)
+            self._unanswered.discard(leaving)
             await reply.finish(problem.status, [problem.body], problem.headers)
         except asyncio.CancelledError:
             if not leaving.was_all():
                 raise
-            _log.debug("%s was cancelled: its client left", call.request_id)
+            if leaving.stopped:
+                await reply.finish(200, [stopped(request.id).body])
+            else:
+                _log.debug("%s was cancelled: its client left", call.request_id)
         finally:
             leaving.over = True
+            self._unanswered.discard(leaving)
             self._in_flight -= 1
             await reply.abandon()
 

@@ -101,6 +101,12 @@ def unexpected(request_id: str, id: jsonrpc.Id | None) -> Problem:
     return Problem(200 if id is not None else 500, jsonrpc.error(id, error.error))
 
 
+def stopped(id: jsonrpc.Id) -> Problem:
+    """What is said of a call that was still in flight when the gateway had to end."""
+    text = "the gateway stops, and this call was not done in time: it may have run, and what became of it is not known"
+    return Problem(200, jsonrpc.error(id, RpcError.of(INTERNAL, text, {"kind": "GatewayStopped"}).error))
+
+
 def rpc_error(error: GatewayError) -> RpcError:
     """The JSON-RPC error for one of ours; an upstream's own passes as it came."""
     if isinstance(error, RpcError):

@@ -64,6 +64,8 @@ class ClientSession(Conversation):
         """Under way, some of whose requests may not have begun."""
         self.in_flight: dict[jsonrpc.Id, asyncio.Task[object]] = {}
         self.cancelled: set[jsonrpc.Id] = set()
+        self.stopped = False
+        """Whether what is cancelled was so because the gateway ends."""
         self.stream: Outlet | None = None
         self.kept: dict[str, KeptStream] = {}
         """By name: streams that the client may come back for."""
@@ -206,6 +208,12 @@ class ClientSession(Conversation):
         """End the stream that the client listens on. One that carries answers stays until the calls in flight have theirs."""
         if self.stream is not None and not (self.answers_on_stream and self.busy):
             self.stream.end()
+
+    def stop(self) -> None:
+        """The gateway ends: calls in flight are cancelled, and answered with that."""
+        self.stopped = True
+        for id in list(self.in_flight):
+            self.cancel(id)
 
     def close(self) -> None:
         """Nothing goes on here: calls are cancelled, questions fail, the stream ends."""

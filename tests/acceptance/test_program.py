@@ -18,7 +18,8 @@ import httpx
 import pytest
 
 from tests.clients.driver import Driver2x
-from tests.clients.wire import Wire
+from tests.clients.modern_wire import ModernWire
+from tests.clients.wire import Message, Wire
 from tests.fakes import async_process
 from tests.fakes.lifeline import Lifeline
 from tests.fakes.ports import free_port
@@ -159,8 +160,21 @@ async def test_c7_a_call_that_does_not_finish_is_given_up_in_the_end(stub: Waiti
         code, _ = await program.ends()
         assert code in (0, -signal.SIGTERM)
         assert sorted(stub.seen.deletes) == sorted(stub.seen.sessions)
-        await asyncio.wait([call])
-        assert call.exception() is not None or "error" in call.result()
+        told = (await call)["error"]
+        assert told["data"] == {"kind": "GatewayStopped"} and "it may have run" in told["message"]
+
+
+async def test_c7_a_call_of_a_client_without_a_session_is_given_up_with_the_same_words(stub: Waiting, tmp_path: Path) -> None:
+    document = {"mcpServers": {"up": {"url": stub.url}}, "gateway": {"drain_seconds": 1}}
+    async with served(tmp_path, document) as (program, base), ModernWire(f"{base}/mcp") as wire, asyncio.timeout(40):
+        call = asyncio.create_task(wire.call("up__wait"))
+        while stub.seen.running == 0:
+            await wire.request("server/discover")
+        program.signal(signal.SIGTERM)
+        told = (await call)["error"]
+        assert told["data"] == {"kind": "GatewayStopped"} and "it may have run" in told["message"]
+        code, _ = await program.ends()
+        assert code in (0, -signal.SIGTERM) and "Traceback" not in await program.errors
 
 
 async def test_u12_a_gateway_that_is_killed_leaves_no_stdio_server_behind(tmp_path: Path) -> None:
