@@ -1,4 +1,7 @@
-"""The command line: `serve`, `stdio`, `check`, `token new`. What is printed to people is written here."""
+"""The command line: `serve`, `stdio`, `check`, `token new`. What is printed to people is written here.
+
+It is made with click, which uvicorn brings along anyway: what the command line loads, a gateway holds for as long as it serves.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +9,17 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
-import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.text import Text
+import click
 
 from mcpgateway import __version__, app, config, logs, serving
 from mcpgateway.auth.tokens import new_token
 from mcpgateway.config import Config, ServerConfig
 from mcpgateway.config.auth import fault_in_token_name
 from mcpgateway.errors import ConfigError
-from mcpgateway.services.upstream import State, UpstreamReport
 
 try:
     import uvloop
@@ -33,29 +32,14 @@ _T = TypeVar("_T")
 
 BAD_CONFIG = 2
 """Exit code for a configuration that cannot be used."""
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
 
 HELP = """One URL for many MCP servers.
 
 The gateway reads an ordinary mcp.json, connects to the servers in it, and offers all of them at one endpoint.
 Every caller gets upstream sessions of its own, kept warm between calls.
 """
-
-_COLUMNS = {
-    "transport": (9, False),
-    "revision": (10, False),
-    "state": (13, False),
-    "tools": (5, True),
-    "resources": (9, True),
-    "prompts": (7, True),
-    "took": (9, True),
-}
-"""What `check` tells beside a server's name: room, and whether it stands at the right. A line is printed before the next is
-known, so that room cannot be measured."""
-
-_out = Console(highlight=False, soft_wrap=True)
-cli = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-_tokens = typer.Typer(help="Make tokens for callers.", no_args_is_help=True)
-cli.add_typer(_tokens, name="token")
 
 
 def main() -> None:
@@ -67,27 +51,31 @@ def main() -> None:
         sys.exit(BAD_CONFIG)
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        print(f"mcpgateway {__version__}")
-        raise typer.Exit
+_config_path = click.argument("path", metavar="[CONFIG]", required=False)
 
 
-_VersionFlag = Annotated[
-    bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
-]
-_ConfigPath = Annotated[str | None, typer.Argument(metavar="CONFIG", help="The configuration file; default: mcp.json here.")]
-_Host = Annotated[str, typer.Option(help="Address to listen on. Other than loopback it needs gateway.auth in the file.")]
-_Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any that is free.")]
-
-
-@cli.callback()
-def _options(version: _VersionFlag = False) -> None:
+@click.group(help=HELP)
+@click.version_option(__version__, prog_name="mcpgateway", message="%(prog)s %(version)s", help="Print the version and exit.")
+def cli() -> None:
     return
 
 
 @cli.command()
-def serve(path: _ConfigPath = None, host: _Host = "127.0.0.1", port: _Port = 4444) -> None:
+@_config_path
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen on. Other than loopback it needs gateway.auth in the file.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=4444,
+    show_default=True,
+    help="Port to listen on; 0 for any that is free.",
+)
+def serve(path: str | None, host: str, port: int) -> None:
     """Serve all servers of CONFIG at one URL.
 
     Runs until interrupted; calls in flight may then finish. Without CONFIG the first of mcp.json, .mcp.json,
@@ -101,10 +89,9 @@ def serve(path: _ConfigPath = None, host: _Host = "127.0.0.1", port: _Port = 444
 
 
 @cli.command()
-def stdio(
-    path: _ConfigPath = None,
-    server: Annotated[str, typer.Option(help="Offer this server alone, under its own names.")] = "",
-) -> None:
+@_config_path
+@click.option("--server", default="", help="Offer this server alone, under its own names.")
+def stdio(path: str | None, server: str) -> None:
     """Serve the servers of CONFIG to the client that starts this, on standard input and output.
 
     For clients that start MCP servers as processes. No port is opened; logs go to standard error.
@@ -123,7 +110,8 @@ def _own_stdout() -> int:
 
 
 @cli.command()
-def check(path: _ConfigPath = None) -> None:
+@_config_path
+def check(path: str | None) -> None:
     """Connect to every server of CONFIG and show how it does, each as soon as it was tried.
 
     For each: what it speaks, its state, what it offers, how long the handshake took, and the reason where there is trouble.
@@ -133,25 +121,35 @@ def check(path: _ConfigPath = None) -> None:
     # Troubles are shown with their server; beside them, only what nobody expected.
     logs.setup(json=False, level="error")
     logs.hide(*settings.secrets)
-    if any(report.failed for report in _run(_watch(settings))):
-        raise typer.Exit(1)
+    # Not at the top: a gateway that serves would keep what draws the table in memory, and never draw one.
+    from mcpgateway import overview
+
+    width = max((len(server.name) for server in settings.servers if server.enabled), default=0)
+    if any(report.failed for report in _run(overview.watch(serving.check(settings), width))):
+        sys.exit(1)
 
 
-def _token_name(name: str) -> str:
+def _token_name(context: click.Context, parameter: click.Parameter, name: str) -> str:
     """`name`, if the configuration would take it: a token nobody can use is not worth showing."""
     if fault := fault_in_token_name(name):
-        raise typer.BadParameter(fault)
+        raise click.BadParameter(fault)
     return name
 
 
-_TokenName = Annotated[str, typer.Argument(metavar="NAME", callback=_token_name, help="Whose token it is; stands in the file.")]
+@cli.group()
+def token() -> None:
+    """Make tokens for callers."""
 
 
-@_tokens.command("new")
-def token_new(name: _TokenName) -> None:
-    """Make a new token for NAME. It is shown this once; the configuration keeps only its hash."""
-    token, hashed = new_token()
-    print(f"The token, for {name} alone. It is not shown again:\n\n    {token}\n")
+@token.command("new")
+@click.argument("name", callback=_token_name)
+def token_new(name: str) -> None:
+    """Make a new token for NAME, whose name stands in the configuration.
+
+    The token is shown this once; the configuration keeps only its hash.
+    """
+    made, hashed = new_token()
+    print(f"The token, for {name} alone. It is not shown again:\n\n    {made}\n")
     print('The line for the configuration, under "gateway": {"auth": {"tokens": { … }}}:\n')
     print(f"    {json.dumps(name, ensure_ascii=False)}: {json.dumps(hashed)}")
 
@@ -168,56 +166,10 @@ def _set_up_logs(settings: Config) -> None:
 
 def _run(work: Coroutine[Any, Any, _T]) -> _T:
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        return runner.run(work)
-
-
-async def _watch(settings: Config) -> list[UpstreamReport]:
-    """The last reports. A server's line is printed once it was tried, and again if it fares otherwise while others are."""
-    width = max((len(server.name) for server in settings.servers if server.enabled), default=0)
-    reports: list[UpstreamReport] = []
-    shown: dict[str, str] = {}
-    _out.print(heading(width))
-    with _out.status("connecting") as waiting:  # on a terminal only
-        async for reports in serving.check(settings):
-            for report in tried(reports):
-                if shown.get(report.name) != report.state:
-                    shown[report.name] = report.state
-                    _out.print(row(report, width))
-            waiting.update(f"waiting for {', '.join(escape(each.name) for each in reports if each not in tried(reports))}")
-    return reports
-
-
-def tried(reports: Iterable[UpstreamReport]) -> list[UpstreamReport]:
-    """Those of servers whose first connection came about, or failed."""
-    return [report for report in reports if report.state != State.CONNECTING]
-
-
-def heading(width: int) -> Text:
-    """Above what `check` shows. `width`: of the longest name."""
-    return Text(_cells("server", width, *_COLUMNS), style="bold")
-
-
-def row(report: UpstreamReport, width: int) -> Text:
-    """What `check` shows of one server; where there is trouble, its reason below, which needs more room than a column has."""
-    counts = (_number(count) for count in (report.tools, report.resources, report.prompts))
-    took = "" if report.handshake_ms is None else f"{report.handshake_ms:.0f} ms"
-    transport = "http" if report.transport == "streamablehttp" else report.transport
-    text = Text(_cells(report.name, width, transport, report.revision, report.state, *counts, took))
-    color = "red" if report.failed else "green" if report.state == "ready" else "yellow"
-    start = text.plain.index(report.state, width)
-    text.stylize(color, start, start + len(report.state))
-    return text.append(f"\n  {report.reason}") if report.failed else text
-
-
-def _cells(name: str, width: int, *cells: str) -> str:
-    padded = [
-        cell.rjust(room) if right else cell.ljust(room) for cell, (room, right) in zip(cells, _COLUMNS.values(), strict=True)
-    ]
-    return "  ".join((name.ljust(width), *padded)).rstrip()
-
-
-def _number(count: int | None) -> str:
-    return "" if count is None else str(count)
+        try:
+            return runner.run(work)
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)  # it was served in full; click would call it aborted
 
 
 def base_url(settings: Config, host: str, port: int) -> str:

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from rich.console import Console
-from typer.testing import CliRunner
 
-from mcpgateway import __version__, cli, config
+from mcpgateway import __version__, cli, config, overview
 from mcpgateway.auth.tokens import StaticTokens
 from mcpgateway.config import Config
 from mcpgateway.errors import ConfigError
@@ -62,6 +62,11 @@ def test_a_token_for_a_name_that_the_configuration_would_refuse_is_not_made(name
     assert "NAME" in result.output and "1 to 200 printable characters" in result.output
 
 
+def test_a_port_that_is_none_is_refused_with_a_hint_where_to_look() -> None:
+    result = CliRunner().invoke(cli.cli, ["serve", "--port", "70000"])
+    assert result.exit_code == cli.BAD_CONFIG and "70000" in result.output and "--help" in result.output
+
+
 def test_each_server_is_announced_with_its_endpoint() -> None:
     text = cli.announcement(settings(), "http://127.0.0.1:4444")
     assert "http://127.0.0.1:4444/mcp" in text
@@ -94,15 +99,15 @@ def test_the_base_url_is_one_that_clients_can_use(host: str, url: str) -> None:
 
 def test_a_server_is_shown_with_what_is_known_and_the_rest_left_empty() -> None:
     good = UpstreamReport("time", "stdio", "2025-11-25", "ready", "", tools=2, resources=0, prompts=None, handshake_ms=12.4)
-    shown = cli.row(good, 6).plain
+    shown = overview.row(good, 6).plain
     assert shown.split() == ["time", "stdio", "2025-11-25", "ready", "2", "0", "12", "ms"]
-    assert len(shown) == len(cli.heading(6)) and shown.index("stdio") == cli.heading(6).plain.index("transport")
+    assert len(shown) == len(overview.heading(6)) and shown.index("stdio") == overview.heading(6).plain.index("transport")
 
 
 def test_trouble_is_told_below_its_server_as_it_is() -> None:
     bad = UpstreamReport("ready[bold]", "auto", "", "unreachable", "[nobody] listens")
     console = Console(file=io.StringIO(), width=20, soft_wrap=True)
-    console.print(cli.row(bad, 11))
+    console.print(overview.row(bad, 11))
     assert isinstance(console.file, io.StringIO)
     first, second = console.file.getvalue().splitlines()
     assert first.split() == ["ready[bold]", "auto", "unreachable"] and second == "  [nobody] listens"
@@ -110,7 +115,7 @@ def test_trouble_is_told_below_its_server_as_it_is() -> None:
 
 def test_a_server_that_is_still_being_tried_is_not_told_of() -> None:
     reports = [UpstreamReport(name, "auto", "", state, "") for name, state in (("a", "connecting"), ("b", "unreachable"))]
-    assert [report.name for report in cli.tried(reports)] == ["b"]
+    assert [report.name for report in overview.tried(reports)] == ["b"]
 
 
 def test_serving_others_without_authentication_is_refused(tmp_path: Path) -> None:
