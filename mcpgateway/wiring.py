@@ -6,9 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from mcpgateway import logs
-from mcpgateway.auth.authenticators import Authenticators
+from mcpgateway.auth.authenticators import Authenticators, Issued, NoneIssued
 from mcpgateway.auth.credentials import Credentials, StaticCredentials
-from mcpgateway.auth.jwt import JwtTokens
 from mcpgateway.auth.oauth import OAuthCredentials
 from mcpgateway.auth.principals import ANONYMOUS, Principal
 from mcpgateway.auth.tokens import StaticTokens
@@ -123,13 +122,19 @@ class _TokenClient:
 
 def tokens_of(auth: AuthConfig | None, opener: Opener) -> Authenticators | None:
     """What tells whose a bearer token is; None where no authentication is configured. Raises ConfigError for bad keys."""
-    if auth is None:
-        return None
+    return None if auth is None else Authenticators(StaticTokens(auth.tokens), _issued(auth, opener))
+
+
+def _issued(auth: AuthConfig, opener: Opener) -> Issued:
+    if not auth.jwt:
+        return NoneIssued()
+    # Not at the top: what verifies JWTs takes 9 MiB, which a gateway without issuers need not have.
+    from mcpgateway.auth.jwt import JwtTokens
 
     async def fetch(url: str) -> bytes:
         return await opener.fetch("issuer's keys", url)
 
-    return Authenticators(StaticTokens(auth.tokens), JwtTokens(auth.jwt, fetch))
+    return JwtTokens(auth.jwt, fetch)
 
 
 def is_let_in(principal: Principal, auth: AuthConfig | None) -> bool:

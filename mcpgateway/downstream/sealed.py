@@ -5,18 +5,18 @@ from __future__ import annotations
 import base64
 import secrets
 from hashlib import sha256
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from msgspec import Raw
 
 from mcpgateway.errors import InvalidParams
 from mcpgateway.protocol.jsonrpc import Params
 from mcpgateway.runtime import Sweep
 
-NONCE_BYTES = 12
+if TYPE_CHECKING:
+    from mcpgateway.downstream.cipher import Cipher
+
 OF_ROUNDS = frozenset({"_meta", "inputResponses", "requestState"})
 """Parameters that differ from round to round; the others must not."""
 
@@ -48,7 +48,8 @@ class Sealer:
     def __init__(self, sweep: Sweep) -> None:
         self._sweep = sweep
         self._node = secrets.token_hex(8)
-        self._cipher = AESGCM(AESGCM.generate_key(256))
+        self._cipher: Cipher | None = None
+        """Made for the first state; until then none can be opened."""
 
     def __repr__(self) -> str:
         return f"<Sealer of node {self._node}>"
@@ -56,20 +57,30 @@ class Sealer:
     def seal(self, sealed: Sealed, principal: str, request: bytes, seconds: float) -> str:
         """A state for `principal` and the request whose digest is `request`."""
         content = _Content(self._sweep.now() + seconds, self._node, *sealed)
-        nonce = secrets.token_bytes(NONCE_BYTES)
-        hidden = self._cipher.encrypt(nonce, msgspec.json.encode(content), _bound_to(principal, request))
-        return base64.urlsafe_b64encode(nonce + hidden).decode()
+        if self._cipher is None:
+            self._cipher = _new_cipher()
+        hidden = self._cipher.encrypt(msgspec.json.encode(content), _bound_to(principal, request))
+        return base64.urlsafe_b64encode(hidden).decode()
 
     def open(self, state: str, principal: str, request: bytes) -> Sealed:
         """What is in a state. Raises InvalidParams, in the same words whatever is wrong with it."""
+        if self._cipher is None:
+            raise _refused()
         try:
             raw = base64.b64decode(state, altchars=b"-_", validate=True)
-            content = _content.decode(self._cipher.decrypt(raw[:NONCE_BYTES], raw[NONCE_BYTES:], _bound_to(principal, request)))
-        except (InvalidTag, ValueError) as error:
+            content = _content.decode(self._cipher.decrypt(raw, _bound_to(principal, request)))
+        except ValueError as error:
             raise _refused() from error
         if content.expires_at <= self._sweep.now() or content.node != self._node:
             raise _refused()
         return Sealed(content.kind, content.payload)
+
+
+def _new_cipher() -> Cipher:
+    # Not at the top: the library takes 9 MiB, and many a gateway never seals anything.
+    from mcpgateway.downstream.cipher import Cipher
+
+    return Cipher()
 
 
 def digest_of(method: str, params: Params, place: str = "") -> bytes:

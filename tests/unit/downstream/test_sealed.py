@@ -59,6 +59,11 @@ def test_whatever_is_wrong_with_a_state_it_is_refused_in_the_same_words(sealer: 
     assert len(said) == 1
 
 
+def test_where_nothing_was_sealed_nothing_is_opened(sealer: Sealer, clock: FakeClock) -> None:
+    elsewhere = Sealer(Sweep(clock)).seal(HELD, "alice", REQUEST, 600)
+    assert "is not valid here" in refusal(sealer, elsewhere)
+
+
 @given(st.data())
 def test_no_altered_state_is_taken(data: st.DataObject) -> None:
     sealer = Sealer(Sweep(FakeClock()))
