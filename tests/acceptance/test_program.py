@@ -19,11 +19,12 @@ import pytest
 
 from tests.clients.driver import Driver2x
 from tests.clients.modern_wire import ModernWire
-from tests.clients.wire import Message, Wire
+from tests.clients.wire import Wire
 from tests.fakes import async_process
 from tests.fakes.lifeline import Lifeline
 from tests.fakes.ports import free_port
 from tests.fakes.process import PROJECT, Server
+from tests.servers.raw_stub import Stub
 from tests.servers.waiting_stub import WaitingStub
 
 HOLDING = 'exec 9>"$FIFO"; echo begun >&9; exec "$PYTHON" -m tests.servers.stdio_stub'
@@ -164,7 +165,9 @@ async def test_c7_a_call_that_does_not_finish_is_given_up_in_the_end(stub: Waiti
         assert told["data"] == {"kind": "GatewayStopped"} and "it may have run" in told["message"]
 
 
-async def test_c7_a_call_of_a_client_without_a_session_is_given_up_with_the_same_words(stub: Waiting, tmp_path: Path) -> None:
+async def test_c7_a_call_of_a_client_without_a_session_is_given_up_with_the_same_words(
+    stub: WaitingStub, tmp_path: Path
+) -> None:
     document = {"mcpServers": {"up": {"url": stub.url}}, "gateway": {"drain_seconds": 1}}
     async with served(tmp_path, document) as (program, base), ModernWire(f"{base}/mcp") as wire, asyncio.timeout(40):
         call = asyncio.create_task(wire.call("up__wait"))
@@ -240,7 +243,7 @@ async def test_check_ends_with_1_when_one_is_down_and_says_which_and_why(stub: W
     assert "planted-query-secret" not in said and "Traceback" not in said
 
 
-async def test_check_shows_each_server_as_soon_as_it_was_tried(stub: Waiting, tmp_path: Path) -> None:
+async def test_check_shows_each_server_as_soon_as_it_was_tried(stub: WaitingStub, tmp_path: Path) -> None:
     slow = Stub()
     slow.orders.hang = True
     await slow.start()
