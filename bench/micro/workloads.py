@@ -76,11 +76,12 @@ def lease_and_give_back(loop: asyncio.AbstractEventLoop) -> Work:
         session = _Session()
         return PooledSession(session, aclosing(session), URL, "an-identity", TransportType.STREAMABLE_HTTP)
 
-    pool.give_back(loop.run_until_complete(pool.lease(Want(key, Terms(exclusive=False), open))))
+    want = Want(key, Terms(exclusive=False), open)
+    pool.give_back(loop.run_until_complete(pool.lease(want)))
     warm, give_back = pool.warm, pool.give_back
 
     def work() -> None:
-        lease = warm(key)
+        lease = warm(want)
         assert lease is not None
         give_back(lease)
 

@@ -41,11 +41,8 @@ class Ledger:
 
     # Lending.
 
-    def warm(self, key: PoolKey, now: float) -> Lease | None:
+    def warm(self, shelf: Shelf, now: float) -> Lease | None:
         """A lease of a session that can be used as it is, or None. This is the ordinary call's whole way through the pool."""
-        shelf = self.shelves.get(key)
-        if shelf is None:
-            return None
         idle = shelf.idle
         if idle:
             session = idle[-1]
@@ -67,7 +64,7 @@ class Ledger:
     def serve(self, shelf: Shelf, now: float) -> None:
         """Lend what is warm to those in line, first come first served."""
         while (waiter := shelf.first_waiter()) is not None:
-            lease = self.warm(shelf.key, now)
+            lease = self.warm(shelf, now)
             if lease is None:
                 return
             del shelf.waiters[waiter]
@@ -270,6 +267,7 @@ class Ledger:
         """Drop the shelf if nothing is on it."""
         # Somebody may still hold a shelf that was dropped before, while its key has a new one.
         if shelf.empty and self.shelves.get(shelf.key) is shelf:
+            shelf.dropped = True
             del self.shelves[shelf.key]
 
     @property

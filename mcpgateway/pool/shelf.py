@@ -33,6 +33,7 @@ class Shelf:
         "blocked_by",
         "busy",
         "closing",
+        "dropped",
         "ends",
         "evicting",
         "idle",
@@ -59,6 +60,8 @@ class Shelf:
         self.evicting = 0
         """Sessions of others that are being closed to make room here."""
         self.ends = 0
+        self.dropped = False
+        """Whether the ledger has let go of it: its key may have another one by now."""
         self.restock: Callable[[], Awaitable[PooledSession]] | None = None
         """How a spare is opened, once it is known."""
 

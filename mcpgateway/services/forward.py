@@ -166,7 +166,7 @@ class Forward:
             credential = await upstream.credentials.obtain(conversation.principal, call.client_headers)
         binding = self._binding(upstream, conversation, credential, call)
         call.headers = credential.lines if call.trace is None else credential.lines + call.trace.lines()
-        lease = self._pool.warm(binding.want.key) or await self._lease(upstream, conversation, binding, call)
+        lease = self._pool.warm(binding.want) or await self._lease(upstream, conversation, binding, call)
         try:
             if lease.session is not binding.session:
                 self._move(conversation, binding, lease.session)

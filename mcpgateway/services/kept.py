@@ -25,7 +25,7 @@ class KeptSession:
     def __repr__(self) -> str:
         return f"<KeptSession {self._pooled!r}>"
 
-    def warm(self, key: PoolKey) -> Lease | None:
+    def warm(self, want: Want) -> Lease | None:
         """A lease of the session, if it is alive."""
         pooled = self._pooled
         return Lease(pooled, 0.0) if pooled is not None and not pooled.session.closed else None
@@ -33,7 +33,7 @@ class KeptSession:
     async def lease(self, want: Want) -> Lease:
         """A lease of the session, opened if it is gone. Raises PoolClosed, UpstreamError."""
         async with self._opening:
-            lease = self.warm(want.key)
+            lease = self.warm(want)
             if lease is not None:
                 return lease
             await self._end()

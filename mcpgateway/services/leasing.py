@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from mcpgateway.pool.breaker import Breaker
 from mcpgateway.pool.key import PoolKey, Terms
 from mcpgateway.pool.session import Lease, PooledSession
+from mcpgateway.pool.shelf import Shelf
 
 Open = Callable[[], Awaitable[PooledSession]]
 """Opens a new session of the wanted kind. Raises UpstreamError."""
 
 
-class Want(NamedTuple):
+class Want:
     """What a caller needs: a session of this key, on these terms, opened like this if none is warm."""
 
-    key: PoolKey
-    terms: Terms
-    open: Open
+    __slots__ = ("key", "open", "shelf", "terms")
+
+    def __init__(self, key: PoolKey, terms: Terms, open: Open) -> None:
+        self.key = key
+        self.terms = terms
+        self.open = open
+        self.shelf: Shelf | None = None
+        """Where the pool found such sessions last, so that it need not look for each call."""
+
+    def __repr__(self) -> str:
+        return f"<Want {self.key!r}>"
 
 
 class SessionPool(Protocol):
     """Lends upstream sessions. Whoever takes a lease gives it back, in the same function."""
 
-    def warm(self, key: PoolKey) -> Lease | None:
+    def warm(self, want: Want) -> Lease | None:
         """A lease of a session that is ready now, or None: then `lease` opens one or waits."""
 
     async def lease(self, want: Want) -> Lease:

@@ -98,7 +98,8 @@ class MCPSessionPool:
         self._closer = Closer(self._sweep, self._gone)
         self._reaper = Reaper(self._sweep, self._come_round)
         # Holds headers as they came, credentials among them: never shown, and bounded.
-        self._known: dict[_Wanted, tuple[PoolKey, Breaker]] = {}
+        self._known: dict[_Wanted, tuple[Want, Breaker]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
 
     def __repr__(self) -> str:
@@ -121,19 +122,32 @@ class MCPSessionPool:
         """
         named = tuple(headers.items()) if headers else ()
         wanted = (user_identity, url, transport_type, httpx_client_factory, named)
-        key, breaker = self._known.get(wanted) or self._know(wanted, headers)
-        if not breaker.is_open and (warm := self.warm(key)) is not None:
-            return _held(warm)
-        return _held(await self._acquire(key, url, headers, transport_type, httpx_client_factory, timeout))
+        want, breaker = self._known.get(wanted) or self._know(wanted, headers)
+        if not breaker.is_open and (warm := self.warm(want)) is not None:
+            return self._hold(warm)
+        return self._hold(await self._acquire(want.key, url, headers, transport_type, httpx_client_factory, timeout))
 
-    def _know(self, wanted: _Wanted, headers: Mapping[str, str] | None) -> tuple[PoolKey, Breaker]:
-        """The key of what is wanted, and its upstream's breaker: worked out once for callers that come again."""
-        user, url, transport_type, factory, _ = wanted
+    def _know(self, wanted: _Wanted, headers: Mapping[str, str] | None) -> tuple[Want, Breaker]:
+        """What is wanted, and its upstream's breaker: worked out once for callers that come again."""
+        user, url, transport_type, factory, named = wanted
         key = self._make_pool_key(url, headers, transport_type, factory, user)
         if len(self._known) >= REMEMBERED_KEYS:
             self._known.clear()
-        self._known[wanted] = known = key, self.breaker(place_of(key))
+        want = Want(key, self.terms, partial(self._create_session, url, dict(named), transport_type, factory, None))
+        self._known[wanted] = known = want, self.breaker(place_of(key))
         return known
+
+    def _hold(self, lease: Lease) -> PooledSession:
+        """The session of a lease that its caller gives back by the session alone."""
+        pooled = lease.pooled
+        pooled.holder, pooled.held_by = lease, self._current_task()
+        return pooled
+
+    def _current_task(self) -> asyncio.Task[Any] | None:
+        # Asked each time, which loop is running costs a system call.
+        if self._loop is None or not self._loop.is_running():
+            self._loop = asyncio.get_running_loop()
+        return asyncio.current_task(self._loop)
 
     async def _acquire(
         self,
@@ -162,7 +176,7 @@ class MCPSessionPool:
 
         Idempotent: a task that gave the session back earlier does not take it from the one who holds it now.
         """
-        lease, holder, task = session.holder, session.held_by, asyncio.current_task()
+        lease, holder, task = session.holder, session.held_by, self._current_task()
         former = session.former_holders
         if lease is None or (task is not holder and former is not None and task in former):
             return
@@ -213,9 +227,12 @@ class MCPSessionPool:
 
     # The pool's own form: leases.
 
-    def warm(self, key: PoolKey) -> Lease | None:
+    def warm(self, want: Want) -> Lease | None:
         """A lease of a session that is ready now, or None."""
-        lease = self._ledger.warm(key, self._now())
+        shelf = want.shelf
+        if shelf is None or shelf.dropped:
+            shelf = want.shelf = self._ledger.shelves.get(want.key)
+        lease = self._ledger.warm(shelf, self._now()) if shelf is not None else None
         if lease is not None:
             self.stats.hits += 1
         return lease
@@ -227,7 +244,7 @@ class MCPSessionPool:
         """
         if self._closed:
             raise _closed()
-        return self.warm(want.key) or await self._wait_in_line(want)
+        return self.warm(want) or await self._wait_in_line(want)
 
     async def _wait_in_line(self, want: Want) -> Lease:
         shelf = self._ledger.shelf(want.key, want.terms)
@@ -512,13 +529,6 @@ class MCPSessionPool:
     @property
     def _misses(self) -> int:
         return self.stats.misses
-
-
-def _held(lease: Lease) -> PooledSession:
-    """The session of a lease that its caller gives back by the session alone."""
-    pooled = lease.pooled
-    pooled.holder, pooled.held_by = lease, asyncio.current_task()
-    return pooled
 
 
 async def _attempt(open: Open) -> PooledSession | Exception:

@@ -32,7 +32,7 @@ class NullPool:
     def __repr__(self) -> str:
         return f"<NullPool {len(self._leased)} leased>"
 
-    def warm(self, key: PoolKey) -> Lease | None:
+    def warm(self, want: Want) -> Lease | None:
         """Always None: nothing is kept."""
         return None
 

@@ -66,7 +66,7 @@ async def test_users_who_differ_in_nothing_else_never_meet_one_after_the_other(
     for _ in range(5):
         for user, sessions in seen.items():
             want = upstream.want(key_of(user))
-            lease = pool.warm(want.key) or await pool.lease(want)
+            lease = pool.warm(want) or await pool.lease(want)
             sessions.add(lease.session)
             pool.give_back(lease)
             await quiet()

@@ -32,8 +32,13 @@ def opened(ledger: Ledger, key: PoolKey, now: float = 0.0, terms: Terms = TERMS,
     return session
 
 
+def warm(ledger: Ledger, key: PoolKey, now: float) -> Lease | None:
+    shelf = ledger.shelves.get(key)
+    return ledger.warm(shelf, now) if shelf is not None else None
+
+
 def taken(ledger: Ledger, key: PoolKey, now: float = 0.0) -> Lease:
-    lease = ledger.warm(key, now)
+    lease = warm(ledger, key, now)
     assert lease is not None
     return lease
 
@@ -42,7 +47,7 @@ def test_p7_what_came_home_last_is_lent_first(ledger: Ledger) -> None:
     first, second = opened(ledger, key_of()), opened(ledger, key_of())
     leases = [taken(ledger, key_of()) for _ in range(2)]
     assert [lease.pooled for lease in leases] == [second, first]
-    assert ledger.warm(key_of(), 0.0) is None
+    assert warm(ledger, key_of(), 0.0) is None
     ledger.give_back(leases[0], 1.0)
     ledger.give_back(leases[1], 2.0)
     assert taken(ledger, key_of(), 2.0).pooled is first
@@ -50,7 +55,7 @@ def test_p7_what_came_home_last_is_lent_first(ledger: Ledger) -> None:
 
 
 def test_an_unknown_key_has_nothing_and_leaves_nothing(ledger: Ledger) -> None:
-    assert ledger.warm(key_of(), 0.0) is None and ledger.end(key_of()) == []
+    assert warm(ledger, key_of(), 0.0) is None and ledger.end(key_of()) == []
     assert not ledger.shelves
 
 
@@ -78,7 +83,7 @@ def test_a_shared_session_that_is_not_kept_is_closed_with_its_last_lease(ledger:
     session = opened(ledger, key_of(), terms=SHARED)
     first, second = taken(ledger, key_of()), taken(ledger, key_of())
     assert ledger.give_back(first, 0.0, keep=False) is None
-    assert ledger.warm(key_of(), 0.0) is None
+    assert warm(ledger, key_of(), 0.0) is None
     assert ledger.give_back(second, 0.0) is session
 
 
@@ -151,7 +156,7 @@ def test_p9_drain_ends_what_is_idle_now_and_the_rest_as_it_comes_home(ledger: Le
     lent, idle, elsewhere = (opened(ledger, key) for key in (key_of("ann"), key_of("ben"), key_of("cat", "files")))
     lease = taken(ledger, key_of("ann"))
     assert ledger.drain("crm") == [idle]
-    assert not lent.closed and ledger.warm(key_of("cat", "files"), 0.0) is not None
+    assert not lent.closed and warm(ledger, key_of("cat", "files"), 0.0) is not None
     assert ledger.give_back(lease, 0.0) is lent
     assert elsewhere.state == "leased"
 
@@ -165,7 +170,7 @@ def test_p9_what_was_being_opened_when_it_was_drained_is_lent_to_nobody_new(ledg
     inner = FakeSession(FakeUpstream(), key_of(), 0)
     session = PooledSession(inner, AsyncExitStack(), "", "", TransportType.STREAMABLE_HTTP)
     ledger.opened(shelf, session, before, 1e9, 0.0)
-    assert ledger.warm(key_of(), 0.0) is None
+    assert warm(ledger, key_of(), 0.0) is None
     assert ledger.spoiled(shelf, 0.0) == [session]
 
 
@@ -173,7 +178,7 @@ def test_p12_only_a_session_that_idled_for_long_is_to_be_probed(ledger: Ledger) 
     session = opened(ledger, key_of())
     shelf = ledger.shelves[key_of()]
     assert ledger.to_probe(shelf, 60.0) is None
-    assert ledger.warm(key_of(), 61.0) is None
+    assert warm(ledger, key_of(), 61.0) is None
     lease = ledger.to_probe(shelf, 61.0)
     assert lease is not None and shelf.probing == {session}
     assert ledger.probed(lease, 61.0) is None

@@ -71,6 +71,8 @@ class PoolModel(RuleBasedStateMachine):
             gate.shut = True
         self.pool = MCPSessionPool(sweep=self.sweep, limits=LIMITS, wait_seconds=30.0)
         self.ledger = self.pool._ledger
+        self.wants = {key: self.upstream.want(key, TERMS[key.partition]) for key in KEYS}
+        """Kept, as conversations keep theirs: each remembers where the pool found what it wants."""
         self.callers: dict[asyncio.Task[Lease], PoolKey] = {}
         self.leases: list[Lease] = []
         self.returned: list[Lease] = []
@@ -106,15 +108,14 @@ class PoolModel(RuleBasedStateMachine):
     def ask(self, key: PoolKey, number: int, turns: int) -> None:
         def begin() -> None:
             for _ in range(number):
-                want = self.upstream.want(key, TERMS[key.partition])
-                self.callers[self.loop.create_task(self.pool.lease(want))] = key
+                self.callers[self.loop.create_task(self.pool.lease(self.wants[key]))] = key
 
         self.run(begin, turns)
 
     @rule(key=keys)
     def take_what_is_warm(self, key: PoolKey) -> None:
         def warm() -> None:
-            lease = self.pool.warm(key)
+            lease = self.pool.warm(self.wants[key])
             if lease is not None:
                 self.take(lease, key)
 

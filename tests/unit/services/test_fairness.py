@@ -18,6 +18,7 @@ from mcpgateway.pool.key import PoolKey, Terms
 from mcpgateway.pool.limits import Limits
 from mcpgateway.pool.session import Lease
 from mcpgateway.runtime import Sweep
+from mcpgateway.services.leasing import Want
 from mcpgateway.services.mcp_session_pool import MCPSessionPool
 from tests.fakes.clock import FakeClock
 from tests.fakes.upstream_session import FakeUpstream, key_of, quiet
@@ -42,7 +43,10 @@ class World:
             return await self._wait_for(key)
 
     async def _wait_for(self, key: PoolKey) -> Lease:
-        return await self.pool.lease(self.upstream.want(key, TERMS))
+        return await self.pool.lease(self.want(key))
+
+    def want(self, key: PoolKey) -> Want:
+        return self.upstream.want(key, TERMS)
 
     def wait(self, name: str) -> None:
         """One more call of the hog, in a conversation of its own, which waits."""
@@ -111,7 +115,7 @@ async def test_a_new_session_of_another_opens_in_as_many_turns_as_before(world: 
 
 async def test_a_warm_call_of_another_takes_no_more_steps_however_many_wait(world: World) -> None:
     def call() -> None:
-        lease = world.pool.warm(OTHERS[0])
+        lease = world.pool.warm(world.want(OTHERS[0]))
         assert lease is not None
         world.pool.give_back(lease)
 
@@ -132,7 +136,7 @@ async def test_the_others_sessions_are_neither_waited_for_nor_closed_to_make_roo
     before = world.pool.get_metrics()
     for _ in range(20):
         for key in OTHERS:
-            lease = world.pool.warm(key)
+            lease = world.pool.warm(world.want(key))
             assert lease is not None, "it was there a moment ago"
             world.pool.give_back(lease)
             await quiet()

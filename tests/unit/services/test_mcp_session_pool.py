@@ -73,6 +73,9 @@ class World:
     async def lease(self, key: PoolKey | None = None, terms: Terms = TERMS) -> Lease:
         return await self.pool.lease(self.upstream.want(key or key_of(), terms))
 
+    def warm(self, key: PoolKey) -> Lease | None:
+        return self.pool.warm(self.upstream.want(key))
+
     async def leases(self, number: int, key: PoolKey | None = None, terms: Terms = TERMS) -> list[Lease]:
         return [await self.lease(key, terms) for _ in range(number)]
 
@@ -123,7 +126,7 @@ async def small(clock: FakeClock) -> AsyncIterator[World]:
 
 async def test_a_session_is_opened_once_and_lent_again(world: World) -> None:
     for _ in range(5):
-        lease = world.pool.warm(key_of()) or await world.lease()
+        lease = world.warm(key_of()) or await world.lease()
         world.pool.give_back(lease)
     assert len(world.upstream.sessions) == 1
     assert world.figures("hits", "misses", "opened") == [4, 1, 1]
@@ -139,7 +142,7 @@ async def test_p1_a_session_that_comes_home_goes_to_the_first_in_line_at_once(wo
     for lease, caller in zip(leases, callers, strict=True):
         assert not caller.done()
         world.pool.give_back(lease)
-        assert world.pool.warm(key_of()) is None
+        assert world.warm(key_of()) is None
         await quiet()
         assert (await caller).session is lease.session
 
@@ -310,7 +313,7 @@ async def test_p3_cancelled_while_its_session_is_opened_the_session_is_there_for
         await _is_cancelled(gone)
         world.upstream.opening.let()
         await quiet()
-        lease = world.pool.warm(key)
+        lease = world.warm(key)
         assert lease is not None
         world.pool.give_back(lease, AuthRefused("crm", "no", status=401))
         await until(lambda: world.figure("open") == 0)
@@ -360,7 +363,7 @@ async def test_p3_cancelled_while_room_is_made_for_it_the_room_is_free(small: Wo
         small.upstream.closing.let()
         await quiet()
         assert small.figures("open", "waiting", "closing") == [1, 0, 0]
-        lease = small.pool.warm(key_of("alice", partition=str(round_)))
+        lease = small.warm(key_of("alice", partition=str(round_)))
         assert lease is not None
         small.pool.give_back(lease, AuthRefused("crm", "no", status=401))
         await quiet()
@@ -884,7 +887,7 @@ async def test_p12_a_shared_session_is_lent_to_nobody_until_it_was_probed(world:
     world.upstream.pinging.shut = True
     callers = [world.caller(terms=SHARED) for _ in range(8)]
     await until(lambda: bool(world.upstream.pinging.held))
-    assert world.pool.warm(key_of()) is None
+    assert world.warm(key_of()) is None
     assert len(world.upstream.pinging.held) == 1
     world.upstream.pinging.open_up()
     leases = await asyncio.gather(*callers)
@@ -944,7 +947,7 @@ async def test_p14_a_session_whose_wire_broke_while_it_was_idle_is_not_lent(worl
     sessions = await world.idle(3)
     for session in sessions:
         session.closed = True
-    assert world.pool.warm(key_of()) is None
+    assert world.warm(key_of()) is None
     assert (await world.lease()).session not in sessions
 
 
@@ -1165,7 +1168,7 @@ async def test_a_spare_that_was_never_used_stands_ready(world: World) -> None:
     world.pool.give_back(await world.lease(terms=terms))
     for _ in range(5):
         await until(lambda: world.figure("idle") == 2)
-        lease = world.pool.warm(key_of())
+        lease = world.warm(key_of())
         assert lease is not None and lease.session not in seen and lease.pooled.uses == 1
         seen.add(lease.session)
         world.pool.give_back(lease)
@@ -1178,7 +1181,7 @@ async def test_spares_are_not_opened_again_without_a_call(world: World) -> None:
     world.pool.give_back(await world.lease(terms=terms))
     await until(lambda: world.figure("idle") == 1)
     world.upstream.opening.refuses_with = ConnectFailed("crm", "nobody is there")
-    lease = world.pool.warm(key_of())
+    lease = world.warm(key_of())
     assert lease is not None
     world.pool.give_back(lease)
     await quiet()
