@@ -33,6 +33,9 @@ class Credential(NamedTuple):
 class Credentials(Protocol):
     """The credentials for one upstream. The principal None is the gateway itself: its health checks and lists."""
 
+    lasting: bool
+    """Whether each principal has the same one for as long as this object is in force, whatever its calls come with."""
+
     def ready(self, principal: Principal | None, client_headers: RawHeaders) -> Credential | None:
         """The caller's credential, from memory; None where `obtain` must be asked."""
 
@@ -73,6 +76,7 @@ class StaticCredentials:
         self._upstream = upstream
         self._required = required
         self._default = _HeaderSet(headers, forwarded)
+        self.lasting = not forwarded
         self._subjects: dict[tuple[str, str], _HeaderSet] = {}
         self._tenants: dict[tuple[str, str], _HeaderSet] = {}
         for caller in callers:

@@ -100,6 +100,8 @@ class _Slot:
 class OAuthCredentials:
     """`Credentials` whose Authorization is a token from `endpoint`; what `headers` gives is sent beside it."""
 
+    lasting = False
+
     def __init__(
         self,
         upstream: str,

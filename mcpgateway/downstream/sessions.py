@@ -15,7 +15,6 @@ from mcpgateway.auth.principals import Principal
 from mcpgateway.downstream.changes import Changes
 from mcpgateway.downstream.event_store import KeptStream
 from mcpgateway.errors import Busy, RpcError, UnknownSession
-from mcpgateway.pool.identity import fingerprint
 from mcpgateway.protocol import jsonrpc
 from mcpgateway.protocol.call import cannot_ask
 from mcpgateway.protocol.modern import ASKABLE
@@ -80,8 +79,7 @@ class ClientSession(Conversation):
     def introduce(self, version: str, capabilities: bytes, client_info: bytes) -> None:
         """The client says who it is: later than its session begins, on wires that are open before it says anything."""
         self.version = version
-        self.capabilities = capabilities
-        self.capabilities_print = fingerprint(capabilities.decode())
+        self.declare(capabilities)
         self.client_info = client_info
 
     def act_as(self, principal: Principal) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mcpgateway.auth.credentials import Credential
+from mcpgateway.auth.credentials import Credential, Credentials
 from mcpgateway.services.leasing import Want
 from mcpgateway.services.upstream import Upstream
 from mcpgateway.upstream.base import UpstreamSession
@@ -19,6 +19,7 @@ class Binding:
         "expects_state",
         "generation",
         "identity",
+        "lasting",
         "outdated",
         "policy",
         "renewed",
@@ -41,6 +42,8 @@ class Binding:
         """The one shown last. Its bytes may change with every call, its identity never."""
         self.session: UpstreamSession | None = None
         """The session of the last call."""
+        self.lasting: Credentials | None = None
+        """Where the credential came from, if it stays the same for as long as that is in force."""
         self.outdated = False
         """Whether its caller is shown to the upstream under other headers by now."""
         self.renewed = False
@@ -58,6 +61,22 @@ class Binding:
             and generation == self.generation
             and not self.outdated
         )
+
+    def lasts(self, upstream: Upstream) -> bool:
+        """Whether the next call goes here with the same credential, so that nothing need be looked up."""
+        return (
+            self.lasting is upstream.credentials
+            and upstream is self.upstream
+            and self.policy == upstream.policy
+            and not self.outdated
+        )
+
+    def show(self, credential: Credential, upstream: Upstream) -> None:
+        """Calls are sent with this credential from now on."""
+        self.credential = credential
+        # TLS files may change under their names, and must be looked at each time.
+        lasts = upstream.credentials.lasting and upstream.config.tls is None
+        self.lasting = upstream.credentials if lasts else None
 
     @property
     def kept(self) -> bool:

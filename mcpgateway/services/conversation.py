@@ -7,12 +7,14 @@ from mcpgateway.errors import RpcError
 from mcpgateway.pool.identity import fingerprint
 from mcpgateway.protocol import jsonrpc
 from mcpgateway.protocol.call import cannot_ask
+from mcpgateway.protocol.modern import TASKS
 from mcpgateway.services.binding import Binding
 
 GATEWAY_USER = "gateway"
 """The user of what the gateway does for itself. No principal's id looks like this."""
 
 
+_TASKS = f'"{TASKS}"'.encode()
 ASKED = frozenset({"elicitation", "roots", "sampling"})
 """Capabilities of clients that answer questions."""
 
@@ -33,9 +35,8 @@ class Conversation:
         """Who calls; None for the gateway itself."""
         self.user = principal.id if principal is not None else GATEWAY_USER
         self.version = version
-        self.capabilities = capabilities
         self.client_info = client_info
-        self.capabilities_print = fingerprint(capabilities.decode())
+        self.declare(capabilities)
         self.may_be_asked = not id and principal is not None and bool(jsonrpc.object_of(capabilities).keys() & ASKED)
         """Whether servers ask this client though it has no stream of its own: then its sessions are heard all the same."""
         self.log_level: str | None = None
@@ -45,6 +46,13 @@ class Conversation:
         """By upstream: where this conversation's calls go."""
         self.subscriptions: dict[tuple[str, str], str] = {}
         """(upstream, its URI) → the URI that the client subscribed with."""
+
+    def declare(self, capabilities: bytes) -> None:
+        """The client says what it can: raw JSON."""
+        self.capabilities = capabilities
+        self.capabilities_print = fingerprint(capabilities.decode())
+        self.knows_tasks = _TASKS in capabilities
+        """Whether servers may answer its calls with tasks that it has not asked for."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id[:6] or '-'} {self.version}>"

@@ -161,10 +161,11 @@ class Forward:
     async def _attempt(self, upstream: Upstream, conversation: Conversation, call: Call, channel: Channel) -> bytes:
         # Anew each time: what was refused is renewed, and the configuration may have changed meanwhile.
         call.timeout_seconds = upstream.timeout_seconds
-        credential = upstream.credentials.ready(conversation.principal, call.client_headers)
-        if credential is None:
-            credential = await upstream.credentials.obtain(conversation.principal, call.client_headers)
-        binding = self._binding(upstream, conversation, credential, call)
+        slot = upstream.slot_of(conversation.id, call)
+        binding = conversation.bindings.get(slot)
+        if binding is None or not binding.lasts(upstream):
+            binding = await self._bound(slot, upstream, conversation, call)
+        credential = binding.credential
         call.headers = credential.lines if call.trace is None else credential.lines + call.trace.lines()
         lease = self._pool.warm(binding.want) or await self._lease(upstream, conversation, binding, call)
         try:
@@ -249,13 +250,16 @@ class Forward:
             return True
         return self.may_repeat(upstream, conversation, call)
 
-    def _binding(self, upstream: Upstream, conversation: Conversation, credential: Credential, call: Call) -> Binding:
-        """Where the call goes: as the conversation's last one did, unless something of that has changed since."""
-        binding = conversation.bindings.get(slot := upstream.slot_of(conversation.id, call))
+    async def _bound(self, slot: str, upstream: Upstream, conversation: Conversation, call: Call) -> Binding:
+        """Where the call goes, with the caller's credential: as its last one, unless something of that has changed since."""
+        credential = upstream.credentials.ready(conversation.principal, call.client_headers)
+        if credential is None:
+            credential = await upstream.credentials.obtain(conversation.principal, call.client_headers)
+        binding = conversation.bindings.get(slot)
         generation = 0 if upstream.config.tls is None else self._opener.tls_generation(upstream.name, upstream.config.tls)
         if binding is None or not binding.serves(upstream, credential.identity, generation):
             binding = self._bind(slot, upstream, conversation, credential, generation)
-        binding.credential = credential
+        binding.show(credential, upstream)
         return binding
 
     def _bind(

@@ -57,7 +57,9 @@ class Opening:
         upstream.handshake_ms = (self._now() - began) * 1000
         transport = self._opener.transport_of(upstream.target)
         modern = revisions.is_modern(conversation.version)
-        upstream.learned(session.welcome, credential.identity, modern=modern, stateful=session.stateful, transport=transport)
+        session.welcome = upstream.learned(
+            session.welcome, credential.identity, modern=modern, stateful=session.stateful, transport=transport
+        )
         if self._listener_for is not None:
             session.listener = self._listener_for(upstream, conversation, binding.policy)
         try:

@@ -17,7 +17,6 @@ from mcpgateway.auth.access import Access
 from mcpgateway.errors import GatewayError, InvalidParams
 from mcpgateway.protocol import jsonrpc
 from mcpgateway.protocol.call import Call, Channel
-from mcpgateway.protocol.modern import TASKS
 from mcpgateway.services.conversation import Conversation
 from mcpgateway.services.forward import Forward
 from mcpgateway.services.upstream import Upstream
@@ -30,7 +29,6 @@ REMEMBERED = 100_000
 """Task ids, in all. Who makes more loses sight of the oldest."""
 
 MAX_PAGES = 100
-EXTENSION = f'"{TASKS}"'.encode()
 
 
 class TaskService:
@@ -48,7 +46,7 @@ class TaskService:
     @staticmethod
     def may_begin(conversation: Conversation, call: Call) -> bool:
         """Whether a server can answer this tools/call with a task."""
-        return "task" in call.params or conversation.capabilities.find(EXTENSION) >= 0
+        return "task" in call.params or conversation.knows_tasks
 
     def note(self, upstream: Upstream, conversation: Conversation, result: bytes) -> None:
         """Remember whose task it is, if this answer of a tools/call is one."""

@@ -101,8 +101,13 @@ class Upstream:
             return "bound", "not known yet whether it keeps state; taken to be so"
         return "bound", "its sessions may hold state, so each conversation has one of its own"
 
-    def learned(self, welcome: Welcome, identity: str, *, modern: bool, stateful: bool, transport: str) -> None:
-        """A session was opened for a client of this generation: what it showed decides how sessions are shared from now on."""
+    def learned(self, welcome: Welcome, identity: str, *, modern: bool, stateful: bool, transport: str) -> Welcome:
+        """A session was opened for a client of this generation: what it showed decides how sessions are shared from now on.
+
+        The same welcome; where the server said what it had said before, the one object that is kept of both.
+        """
+        if self.welcome == welcome:
+            welcome = self.welcome
         self.welcome = welcome
         self._welcomes[identity, modern] = welcome
         if len(self._welcomes) > REMEMBERED:
@@ -111,6 +116,7 @@ class Upstream:
         self._speaks_modern = self._speaks_modern or revisions.is_modern(welcome.protocol_version)
         self.stateful = self.stateful or stateful
         self.policy, self.policy_reason = self._choose()
+        return welcome
 
     def welcome_of(self, identity: str, *, modern: bool) -> Welcome | None:
         """What it said of itself to clients of this identity and generation; None while that is not known.

@@ -13,14 +13,11 @@ class View:
     def __init__(self, upstreams: dict[str, Upstream], *, single: bool) -> None:
         self.upstreams = upstreams
         self.single = single
+        self.only: Upstream
+        """The upstream of a single view."""
 
     def __repr__(self) -> str:
         return f"<View of {', '.join(self.upstreams)}>"
-
-    @property
-    def only(self) -> Upstream:
-        """The upstream of a single view."""
-        return next(iter(self.upstreams.values()))
 
     def exposed(self, slug: str, name: str) -> str:
         """What a tool or prompt of an upstream is called here."""
@@ -55,7 +52,8 @@ class Views:
         for slug in self._single.keys() - self._all.upstreams.keys():
             del self._single[slug]
         for slug, upstream in self._all.upstreams.items():
-            self._single.setdefault(slug, View({}, single=True)).upstreams[slug] = upstream
+            view = self._single.setdefault(slug, View({}, single=True))
+            view.upstreams[slug] = view.only = upstream
 
     def paths(self, end: str = "mcp") -> dict[str, View]:
         """Each path with this `end` at which MCP is served, and what is behind it.

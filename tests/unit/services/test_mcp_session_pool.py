@@ -424,7 +424,11 @@ async def test_p4_a_session_takes_its_place_until_it_is_closed(world: World) -> 
 
 
 async def test_p4_the_least_recently_used_idle_session_makes_room(small: World) -> None:
-    first, second, third = [(await small.idle(1, key_of(f"user-{number}", f"up-{number}")))[0] for number in range(3)]
+    sessions = []
+    for number in range(3):
+        sessions += await small.idle(1, key_of(f"user-{number}", f"up-{number}"))
+        small.clock.advance(1)
+    first, second, third = sessions
     await small.lease(key_of("user-9", "up-9"))
     used_again = await small.lease(first.key)
     small.pool.give_back(used_again)
