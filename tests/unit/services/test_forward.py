@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
+import msgspec
 import pytest
 
-from mcpgateway.auth.credentials import Credential, RawHeaders
+from mcpgateway.auth.credentials import Credential, RawHeaders, StaticCredentials
 from mcpgateway.auth.principals import Principal
-from mcpgateway.config.values import ServerConfig
+from mcpgateway.config.values import ServerConfig, TlsConfig
 from mcpgateway.errors import AuthRefused, CircuitOpen, ConnectionLost, RpcError, SessionLost, UpstreamError, UpstreamTimeout
 from mcpgateway.metrics import UpstreamFigures
 from mcpgateway.pool.breaker import FAILURES_TO_OPEN, FIRST_PAUSE_SECONDS
@@ -45,10 +46,16 @@ class Server(Opener):
         self.waiting: list[asyncio.Future[bytes]] = []
         self.opened: list[Session] = []
         self.requests = 0
+        self.shown: list[bytes] = []
+        """The header lines of each request."""
+        self.tls = 1
 
     async def open(self, target: Target, hello: Hello, headers: bytes) -> Session:  # type: ignore[override]
         self.opened.append(Session(self, headers))
         return self.opened[-1]
+
+    def tls_generation(self, upstream: str, tls: TlsConfig) -> int:
+        return self.tls
 
     async def answer(self) -> bytes:
         self.requests += 1
@@ -80,6 +87,7 @@ class Session:
         self._server = server
 
     async def request(self, call: Call, channel: Channel) -> bytes:
+        self._server.shown.append(call.headers)
         return await self._server.answer()
 
     async def aclose(self) -> None:
@@ -88,6 +96,8 @@ class Session:
 
 class Renewable:
     """Credentials that can be had afresh, `left` times."""
+
+    lasting = False
 
     def __init__(self, left: int = 1) -> None:
         self._left = left
@@ -125,11 +135,10 @@ class World:
         self.forward = Forward(self.pool, self.server, Terms(), clock=clock)
         self.conversation = Conversation("c-1", None, "2025-11-25")
 
-    async def call(self, method: str = "tools/list") -> bytes:
+    async def call(self, method: str = "tools/list", *headers: tuple[bytes, bytes]) -> bytes:
+        call = Call(method, {}, client=self.conversation, client_headers=headers)
         async with asyncio.timeout(10):
-            return await self.forward.send(
-                self.upstream, self.conversation, Call(method, {}, client=self.conversation), NoChannel()
-            )
+            return await self.forward.send(self.upstream, self.conversation, call, NoChannel())
 
     async def calling(self) -> asyncio.Task[bytes]:
         """A call that the server does not answer."""
@@ -175,6 +184,29 @@ async def world(clock: FakeClock) -> AsyncIterator[World]:
     yield made
     async with asyncio.timeout(10):
         await made.close()
+
+
+async def test_a_call_is_shown_under_the_credentials_in_force_and_no_others(world: World) -> None:
+    world.server.outcomes.extend([None] * 5)
+    for key in ("a", "a", "b"):
+        world.upstream.show_under(world.upstream.config, StaticCredentials([("X-Key", key)]))
+        await world.call()
+    world.upstream.show_under(world.upstream.config, StaticCredentials([("X-Key", "b")], ["X-From"]))
+    for sender in (b"1", b"2"):
+        await world.call("tools/list", (b"x-from", sender))
+    a, b = b"x-key: a\r\n", b"x-key: b\r\n"
+    assert world.server.shown == [a, a, b, b + b"x-from: 1\r\n", b + b"x-from: 2\r\n"]
+    assert len(world.server.opened) == 4, "who is shown under others has another session"
+
+
+async def test_changed_tls_files_mean_another_session_though_the_credential_is_the_same(world: World) -> None:
+    world.server.outcomes.extend([None] * 3)
+    config = msgspec.structs.replace(world.upstream.config, tls=TlsConfig(ca="ca.pem"))
+    world.upstream.show_under(config, StaticCredentials([("X-Key", "a")]))
+    for generation in (1, 1, 2):
+        world.server.tls = generation
+        await world.call()
+    assert len(world.server.opened) == 2
 
 
 def broke() -> ConnectionLost:
