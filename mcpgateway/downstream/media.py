@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from mcpgateway.downstream.exchange import Headers
 from mcpgateway.errors import UnsupportedMedia
 
@@ -12,11 +14,10 @@ def accepts(headers: Headers, kind: bytes) -> bool:
     return kind in accept or b"*/*" in accept or kind.partition(b"/")[0] + b"/*" in accept
 
 
-def prefers_streams(headers: Headers) -> bool:
-    """Whether a client that takes both kinds of answer names event streams first. Nearly all name JSON first."""
-    accept = headers.get(b"accept", b"").lower()
-    if accept.startswith(b"application/json"):
-        return False
+@lru_cache(maxsize=256)
+def prefers_streams(accept: bytes) -> bool:
+    """Whether a client that takes both kinds of answer names event streams first. `accept`: its header."""
+    accept = accept.lower()
     return 0 <= accept.find(b"text/event-stream") < accept.find(b"application/json")
 
 

@@ -86,7 +86,7 @@ class StreamableHTTP:
         reply = SessionReply(session, exchange, self._sweep, self.store)
         try:
             problem = await self._conversing.answer(message, id, session, exchange, reply, reply.pause) or withdrawn(id)
-            if problem.status == 200 and prefers_streams(exchange.headers):
+            if problem.status == 200 and prefers_streams(exchange.headers.get(b"accept", b"")):
                 reply.streaming()
             await reply.finish(problem.status, [problem.body], problem.headers)
         except BaseException:
