@@ -223,10 +223,10 @@ async def test_check_shows_real_servers_and_ends_with_0_when_all_answer(
     code, said = await check(tmp_path, {"mcpServers": servers})
     assert code == 0, said
     rows = [line.split() for line in said.splitlines() if line.endswith(" ms")]
-    assert [row[:4] for row in rows] == [
-        ["web", "http", "2025-11-25", "ready"],
-        ["old", "sse", "2025-11-25", "ready"],
+    assert sorted(row[:4] for row in rows) == [
         ["local", "stdio", "2025-11-25", "ready"],
+        ["old", "sse", "2025-11-25", "ready"],
+        ["web", "http", "2025-11-25", "ready"],
     ], said
 
 

@@ -17,8 +17,13 @@ async def start(*command: str) -> Process:
     """A program in a process group of its own. Whoever starts it reads what it says, and calls `end`."""
     env = os.environ | {"PYTHONUNBUFFERED": "1"}
     return await asyncio.create_subprocess_exec(
-        *command, cwd=PROJECT, env=env, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, start_new_session=True
+        *command, cwd=PROJECT, env=env, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, start_new_session=True, preexec_fn=_heed_ctrl_c
     )
+
+
+def _heed_ctrl_c() -> None:
+    """Shells have what they run in the background ignore Ctrl-C, and so would all that it starts: tests, and their children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 async def end(process: Process) -> None:
