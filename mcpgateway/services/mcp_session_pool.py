@@ -144,10 +144,12 @@ class MCPSessionPool:
         return pooled
 
     def _current_task(self) -> asyncio.Task[Any] | None:
-        # Asked each time, which loop is running costs a system call.
-        if self._loop is None or not self._loop.is_running():
+        # Asked each time, which loop is running costs a system call. In one that is over nothing runs.
+        task = asyncio.current_task(self._loop) if self._loop is not None else None
+        if task is None:
             self._loop = asyncio.get_running_loop()
-        return asyncio.current_task(self._loop)
+            task = asyncio.current_task(self._loop)
+        return task
 
     async def _acquire(
         self,
