@@ -109,7 +109,8 @@ class UvicornProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._expect_request()
+        if not self._refused:
+            self._expect_request()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         # Trailers are no headers: they come when the request has been let in already.
@@ -118,6 +119,8 @@ class UvicornProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        if self._refused:
+            return  # what stands behind a request that was refused is none
         if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
             return  # it is read again without its offer
         # A head that came at once: four bytes more for each header are its punctuation.

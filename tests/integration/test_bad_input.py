@@ -472,6 +472,15 @@ async def test_a_header_bomb_with_a_body_behind_it_is_answered_once(stub: Upstre
     assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
 
 
+async def test_what_stands_behind_a_header_bomb_is_not_answered(stub: Upstream, caplog: pytest.LogCaptureFixture) -> None:
+    async with leaving_nothing(stub) as (gateway, wire), Line.to(gateway) as line:
+        bomb = post(wire, PING, "X: " + "y" * HEADER_BYTES)
+        await line.say(bomb + b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" + post(wire, PING))
+        assert (await line.answer()).status == 431
+        assert await line.rest() == b""
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 async def test_trailers_are_no_headers(stub: Upstream) -> None:
     async with leaving_nothing(stub) as (gateway, wire), Line.to(gateway) as line:
         body = b"%x\r\n%b\r\n0\r\nMcp-Session-Id: %b\r\n\r\n" % (len(PING), PING, str(wire.session).encode())
