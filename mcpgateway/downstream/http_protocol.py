@@ -71,8 +71,8 @@ class HttpProtocol(asyncio.Protocol):
         """The request whose head is complete and whose body is not."""
         self._answering: HttpExchange | None = None
         self._task: asyncio.Task[None] | None = None
-        """Answers the connection's requests. One that is still busy when its response is complete keeps its task, and the
-        connection goes on with another."""
+        """Answers the connection's requests. A call that outlasts its response takes the task with it, and the connection goes
+        on with another: a task that finds another request being answered than its own belongs to nobody."""
         self._turn: asyncio.Future[None] | None = None
         """What the task waits for while there is nothing to answer."""
         self._waiting: deque[HttpExchange] = deque()
@@ -117,6 +117,7 @@ class HttpProtocol(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
+        self._part_if_answered()
         self._bodiless += len(data)
         self._received += len(data)
         if self._heard_behind is not None:
@@ -312,7 +313,10 @@ class HttpProtocol(asyncio.Protocol):
             if self._answering is not exchange:
                 return  # the connection has gone on without this task
             self._served(exchange)
-            if self._answering is None and not self._transport.is_closing():
+            exchange = None  # its body must not stay for as long as the connection idles
+            if self._answering is not None:
+                await asyncio.sleep(0)  # others, too, have their turn
+            elif not self._transport.is_closing():
                 self._turn = self._loop.create_future()
                 await self._turn
                 self._turn = None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 from mcpgateway.downstream.exchange import Headers
 from mcpgateway.errors import UnsupportedMedia
 
@@ -14,7 +12,6 @@ def accepts(headers: Headers, kind: bytes) -> bool:
     return kind in accept or b"*/*" in accept or kind.partition(b"/")[0] + b"/*" in accept
 
 
-@lru_cache(maxsize=256)
 def prefers_streams(accept: bytes) -> bool:
     """Whether a client that takes both kinds of answer names event streams first. `accept`: its header."""
     accept = accept.lower()

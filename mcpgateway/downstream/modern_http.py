@@ -132,8 +132,6 @@ class ModernHTTP:
         """Answer one call. Raises GatewayError for what is found wrong with it before it begins."""
         call = self._call(request, exchange, caller)
         handler = self._handler(request, caller, call)
-        if self.mirrored and request.method == "tools/call":
-            await self._check_mirrored(request, caller, call)
         reply = ModernReply(exchange, self._sweep, request)
         leaving = Leaving()
         exchange.when_left(leaving.cancel)
@@ -188,6 +186,8 @@ class ModernHTTP:
     async def _answer(self, request: Envelope, caller: Caller, call: Call, handler: Handler, reply: ModernReply) -> Problem:
         """The answer to one request, whatever becomes of it."""
         try:
+            if self.mirrored and request.method == "tools/call":
+                await self._check_mirrored(request, caller, call)
             if request.method not in WITH_ROUNDS or not _may_be_asked(request):
                 outcome = await _outcome(caller, call, handler, reply)
                 return self._problem(request, caller, call, outcome, reply)

@@ -14,7 +14,7 @@ from mcpgateway.downstream.conversing import MAX_BATCH, Conversing, Sent, descri
 from mcpgateway.downstream.envelope import is_modern
 from mcpgateway.downstream.exchange import Exchange
 from mcpgateway.downstream.line_exchange import LineExchange
-from mcpgateway.downstream.problems import problem_of, unexpected
+from mcpgateway.downstream.problems import problem_of, stopped, unexpected
 from mcpgateway.downstream.sessions import ClientSession, Outlet
 from mcpgateway.errors import Busy, ClientError, GatewayError, InvalidRequest
 from mcpgateway.protocol import jsonrpc, revisions
@@ -150,6 +150,8 @@ class Pipe:
         if self.session.in_flight.get(id) is task:
             del self.session.in_flight[id]
             self.session.cancelled.discard(id)
+        if task.cancelled() and self.session.stopped:
+            self._outlet.put_surely(stopped(id).body)
         self._end_if_drained()
 
     def _end_if_drained(self) -> None:

@@ -26,6 +26,9 @@ from mcpgateway.protocol import jsonrpc, revisions
 from mcpgateway.runtime import Sweep
 from mcpgateway.services.views import View
 
+REMEMBERED_BYTES = 512
+"""What a client says in Content-Type and Accept is remembered up to this length."""
+
 _spoken = frozenset({b"", *(version.encode() for version in revisions.LEGACY)})
 
 
@@ -44,7 +47,11 @@ class StreamableHTTP:
     async def post(self, exchange: Exchange, body: bytes, principal: Principal, view: View) -> None:
         """Answer a POST. Raises ClientError for what is wrong with the request as a whole."""
         headers = exchange.headers
-        _check_media(headers.get(b"content-type", b""), headers.get(b"accept", b""))
+        kinds = headers.get(b"content-type", b""), headers.get(b"accept", b"")
+        if len(kinds[0]) + len(kinds[1]) <= REMEMBERED_BYTES:
+            _known_media(*kinds)
+        else:
+            _check_media(*kinds)
         if body[:1] != b"{" and body.lstrip()[:1] == b"[":
             await self._batch(exchange, body, principal, view)
             return
@@ -213,8 +220,13 @@ def _named(session: ClientSession) -> list[tuple[bytes, bytes]]:
 
 
 @lru_cache(maxsize=256)
+def _known_media(content_type: bytes, accept: bytes) -> None:
+    """`_check_media`. What is right is remembered: clients say the same with each request."""
+    _check_media(content_type, accept)
+
+
 def _check_media(content_type: bytes, accept: bytes) -> None:
-    """Raises UnsupportedMedia, NotAcceptable. What is right is remembered: clients say the same with each request."""
+    """Raises UnsupportedMedia, NotAcceptable."""
     headers = {b"content-type": content_type, b"accept": accept}
     check_json(headers)
     if not (accepts(headers, b"application/json") and accepts(headers, b"text/event-stream")):

@@ -220,8 +220,8 @@ class Ledger:
     def evict_for(self, shelf: Shelf, scope: str) -> PooledSession | None:
         """The least recently used idle session whose end makes room in `scope`, to close. Work in flight is never evicted.
 
-        All are looked at: an eviction is followed by a handshake, which costs more than to look at ten thousand. To keep them
-        in order would cost something in every call.
+        All are looked at, of ten thousand for a millisecond or two, though only where a handshake follows. To keep them in
+        order would cost something in every call.
         """
         idle = (session for session in self._idle() if _counts_in(scope, session.shelf.key, shelf.key))
         session = min(idle, key=lambda session: session.idle_since, default=None)

@@ -19,11 +19,11 @@ class Binding:
         "expects_state",
         "generation",
         "identity",
-        "lasting",
         "outdated",
         "policy",
         "renewed",
         "session",
+        "shown_under",
         "upstream",
         "want",
     )
@@ -42,7 +42,7 @@ class Binding:
         """The one shown last. Its bytes may change with every call, its identity never."""
         self.session: UpstreamSession | None = None
         """The session of the last call."""
-        self.lasting: Credentials | None = None
+        self.shown_under: Credentials | None = None
         """Where the credential came from, if it stays the same for as long as that is in force."""
         self.outdated = False
         """Whether its caller is shown to the upstream under other headers by now."""
@@ -65,7 +65,7 @@ class Binding:
     def lasts(self, upstream: Upstream) -> bool:
         """Whether the next call goes here with the same credential, so that nothing need be looked up."""
         return (
-            self.lasting is upstream.credentials
+            self.shown_under is upstream.credentials
             and upstream is self.upstream
             and self.policy == upstream.policy
             and not self.outdated
@@ -76,7 +76,7 @@ class Binding:
         self.credential = credential
         # TLS files may change under their names, and must be looked at each time.
         lasts = upstream.credentials.lasting and upstream.config.tls is None
-        self.lasting = upstream.credentials if lasts else None
+        self.shown_under = upstream.credentials if lasts else None
 
     @property
     def kept(self) -> bool:

@@ -132,6 +132,7 @@ class Forward:
             seconds = self._now() - began
             upstream.figures.count(seconds)
             self._audit.record(upstream.name, conversation, call, failure, seconds)
+            failure = None  # it knows this frame: they would keep each other, and the call, until garbage is collected
         if upstream.breaker.is_open:
             upstream.breaker.succeeded()
         return result
@@ -156,7 +157,10 @@ class Forward:
                 return await self._attempt(upstream, conversation, call, channel)
             except (AuthRefused, SessionLost, ConnectionLost) as another:
                 error = another
-        raise error
+        try:
+            raise error
+        finally:
+            del error  # as in `send`
 
     async def _attempt(self, upstream: Upstream, conversation: Conversation, call: Call, channel: Channel) -> bytes:
         # Anew each time: what was refused is renewed, and the configuration may have changed meanwhile.

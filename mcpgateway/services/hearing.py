@@ -5,6 +5,7 @@ A session that several conversations share listens while any of them does, and s
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -23,8 +24,7 @@ class Hearing:
 
     def __init__(self) -> None:
         self._listeners: WeakKeyDictionary[UpstreamSession, WeakSet[Conversation]] = WeakKeyDictionary()
-        self._levels: WeakKeyDictionary[UpstreamSession, str] = WeakKeyDictionary()
-        """The least severe level that a session was told to send, where calls name one each."""
+        self._levels: WeakKeyDictionary[UpstreamSession, _Level] = WeakKeyDictionary()
 
     def __repr__(self) -> str:
         return f"<Hearing in {len(self._listeners)} sessions>"
@@ -57,13 +57,30 @@ class Hearing:
             return  # a modern server is told with each call
         if "logging" not in session.welcome.capabilities:
             return
-        known = self._levels.get(session)
-        if known is not None and LEVELS.index(known) <= LEVELS.index(level):
+        told = self._levels.setdefault(session, _Level())
+        if told.suffices(level):
             return
-        told = Call("logging/setLevel", {"level": jsonrpc.raw(level)}, client=call.client, headers=call.headers)
-        told.timeout_seconds = call.timeout_seconds
-        try:
-            await session.request(told, NoChannel())
-        except RpcError as error:
-            _log.info("%r did not take a log level: error %d", session, error.code)
-        self._levels[session] = level
+        async with told.telling:
+            if not told.suffices(level):  # by now
+                await _set_level(session, level, call)
+                told.level = level
+
+
+class _Level:
+    """The least severe level that a session was told to send. Told by one call at a time, or the wrong one might be last."""
+
+    def __init__(self) -> None:
+        self.level: str | None = None
+        self.telling = asyncio.Lock()
+
+    def suffices(self, level: str) -> bool:
+        return self.level is not None and LEVELS.index(self.level) <= LEVELS.index(level)
+
+
+async def _set_level(session: UpstreamSession, level: str, call: Call) -> None:
+    told = Call("logging/setLevel", {"level": jsonrpc.raw(level)}, client=call.client, headers=call.headers)
+    told.timeout_seconds = call.timeout_seconds
+    try:
+        await session.request(told, NoChannel())
+    except RpcError as error:
+        _log.info("%r did not take a log level: error %d", session, error.code)

@@ -125,7 +125,10 @@ class MCPSessionPool:
         want, breaker = self._known.get(wanted) or self._know(wanted, headers)
         if not breaker.is_open and (warm := self.warm(want)) is not None:
             return self._hold(warm)
-        return self._hold(await self._acquire(want.key, url, headers, transport_type, httpx_client_factory, timeout))
+        if timeout is not None:
+            opens = partial(self._create_session, url, headers, transport_type, httpx_client_factory, timeout)
+            want = Want(want.key, want.terms, opens)
+        return self._hold(await self._acquire(want))
 
     def _know(self, wanted: _Wanted, headers: Mapping[str, str] | None) -> tuple[Want, Breaker]:
         """What is wanted, and its upstream's breaker: worked out once for callers that come again."""
@@ -151,23 +154,11 @@ class MCPSessionPool:
             task = asyncio.current_task(self._loop)
         return task
 
-    async def _acquire(
-        self,
-        key: PoolKey,
-        url: str,
-        headers: Mapping[str, str] | None,
-        transport_type: TransportType,
-        httpx_client_factory: Callable[..., Any] | None,
-        timeout: float | None,
-    ) -> Lease:
+    async def _acquire(self, want: Want) -> Lease:
         """A lease that is not to be had at once."""
-
-        async def open() -> PooledSession:
-            return await self._create_session(url, headers, transport_type, httpx_client_factory, timeout)
-
-        trial = self._pass_breaker(key)
+        trial = self._pass_breaker(want.key)
         try:
-            return await self.lease(Want(key, self.terms, open))
+            return await self.lease(want)
         finally:
             # A trial that came to no verdict, say because a warm session was there, must not keep the next caller out.
             if trial is not None:

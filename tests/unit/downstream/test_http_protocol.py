@@ -697,3 +697,61 @@ async def test_trailers_are_no_headers(rig_of: RigOf) -> None:
     rig = rig_of(serve)
     await rig.says(CHUNKED + b"1\r\na\r\n0\r\nHost: evil\r\nX-Late: 1\r\n\r\n", get("/next"))
     assert seen == [({b"host": b"localhost", b"transfer-encoding": b"chunked"}, 2), ({b"host": b"localhost"}, 1)]
+
+
+async def test_an_idle_connection_keeps_nothing_of_its_last_request(rig_of: RigOf) -> None:
+    gc.collect()
+    rig = rig_of(echo)
+    await rig.says(post("/x", b"a" * 100_000))
+    assert [each for each in gc.get_objects() if isinstance(each, HttpExchange)] == []
+
+
+async def test_who_pipelines_a_thousand_requests_lets_others_have_their_turns(rig_of: RigOf) -> None:
+    served: list[str] = []
+
+    async def serve(exchange: Exchange) -> None:
+        served.append(exchange.path)
+        await echo(exchange)
+
+    rig = rig_of(serve)
+    rig.protocol.data_received(get("/x") * 1000)
+    async with asyncio.timeout(20):
+        while len(served) < 1000:
+            before = len(served)
+            await asyncio.sleep(0)
+            assert len(served) - before <= 2
+
+
+@pytest.mark.parametrize("streams", [True, False])
+@pytest.mark.parametrize(("wrong", "status"), [(b"rubbish\r\n\r\n", 400), (get("/2", "X: " + "a" * 9_000), 431)])
+async def test_what_is_wrong_behind_a_call_that_is_answered_and_goes_on_is_refused(
+    streams: bool, wrong: bytes, status: int, rig_of: RigOf
+) -> None:
+    serve = Outlasting(streams=streams)
+    rig = rig_of(serve)
+    await rig.says(get("/1"))
+    assert (await rig.says(wrong)).startswith(b"HTTP/1.1 %d " % status)
+    serve.release.set()
+    await rig.settles()
+
+
+async def test_a_slow_head_behind_a_call_that_is_answered_and_goes_on_is_late(rig_of: RigOf) -> None:
+    serve = Outlasting(streams=False)
+    rig = rig_of(serve)
+    await rig.says(get("/1"))
+    await rig.says(b"GET /2 HT")
+    rig.passes(READ_SECONDS + 1)
+    assert b"HTTP/1.1 408" in rig.transport.sent
+    serve.release.set()
+    await rig.settles()
+
+
+async def test_a_big_request_behind_a_call_that_is_answered_and_goes_on_is_taken(rig_of: RigOf) -> None:
+    serve = Outlasting()
+    rig = rig_of(serve)
+    whole = post("/2", b"a" * (LIMIT - 1))
+    await rig.says(get("/1"))
+    await rig.says(whole[:60], whole[60:] + whole[: QUEUED_BYTES - LIMIT])
+    assert not rig.transport.aborted and b"/2 aaa" in rig.transport.sent
+    serve.release.set()
+    await rig.settles()

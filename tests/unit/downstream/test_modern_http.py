@@ -201,3 +201,32 @@ async def test_a_call_whose_questions_cannot_be_put_is_not_left_to_wait_for_answ
         assert exchange.messages[0]["error"]["data"]["kind"] == "InternalError"
         await until(lambda: asking.over)
         assert not gateway._modern.busy
+
+
+class Looking:
+    """Looks for a tool's schema for ever."""
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+
+    async def mirrored_schema(self, *_: object) -> None:
+        self.begun.set()
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("stops", [True, False])
+async def test_a_call_whose_headers_are_still_checked_ends_with_the_gateway_and_with_its_client(stops: bool) -> None:
+    message = call(arguments={"a": 1}, _meta=META | {CAPABILITIES_META: {}})
+    async with gateway_of() as gateway, asyncio.timeout(20):
+        gateway._modern._tools = looking = Looking()  # type: ignore[assignment]
+        exchange = Exchange(json.dumps(message).encode())
+        request = scope("POST", "/mcp", MCP_HEADERS | headers_of(message))
+        task = asyncio.create_task(gateway.asgi(request, exchange.receive, exchange.send))
+        await looking.begun.wait()
+        assert gateway._modern.busy, "draining waits for it"
+        if stops:
+            gateway.give_up()
+        else:
+            exchange.leave()
+        await task
+    assert (b"GatewayStopped" in exchange.body) == stops

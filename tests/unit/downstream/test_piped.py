@@ -244,3 +244,14 @@ async def test_a_request_whose_meta_is_no_object_is_answered_in_a_trace_too() ->
         sent.headers = {b"traceparent": b"00-" + b"a" * 32 + b"-" + b"b" * 16 + b"-01"}
         rig.pipe.take(json.dumps(ask("tools/list", 1) | {"params": {"_meta": 5}}).encode(), sent)
         assert await rig.said.until(1) == [{"jsonrpc": "2.0", "id": 1, "result": {}}]
+
+
+async def test_c7_initialize_and_calls_that_wait_for_it_are_answered_when_the_gateway_has_to_end() -> None:
+    async with rig_of() as rig:
+        rig.gateway.conversing._handshake = Slow()  # type: ignore[assignment]
+        rig.take(hello())
+        rig.take({"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": {"name": "x"}})
+        await until(lambda: len(rig.session.in_flight) == 2)
+        rig.gateway.give_up()
+        await until(lambda: len(rig.said.messages) == 2)
+        assert {message["error"]["data"]["kind"] for message in rig.said.messages} == {"GatewayStopped"}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
@@ -61,9 +63,9 @@ class Server(Opener):
         self.requests += 1
         if not self.outcomes:
             return await self.hang()
-        outcome = self.outcomes.popleft()
-        if outcome is not None:
-            raise outcome
+        if self.outcomes[0] is not None:
+            raise self.outcomes.popleft()  # type: ignore[misc]
+        self.outcomes.popleft()
         return b"{}"
 
     async def open_url(self, url: str, *how: object) -> tuple[Session, AbstractAsyncContextManager[Session]]:
@@ -184,6 +186,26 @@ async def world(clock: FakeClock) -> AsyncIterator[World]:
     yield made
     async with asyncio.timeout(10):
         await made.close()
+
+
+@pytest.mark.parametrize("kind", ["lost", "refused"])
+async def test_a_failed_call_is_no_garbage(kind: str, world: World) -> None:
+    async def fail() -> None:
+        world.server.outcomes.append(broke() if kind == "lost" else RpcError.of(-1, "no"))
+        with contextlib.suppress(ConnectionLost, RpcError):
+            await world.call("tools/call")
+
+    await fail()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            await fail()
+        await asyncio.sleep(0)
+        calls = [each for each in gc.get_objects() if isinstance(each, Call)]
+        assert [call for call in calls if call.client is world.conversation] == []
+    finally:
+        gc.enable()
 
 
 async def test_a_call_is_shown_under_the_credentials_in_force_and_no_others(world: World) -> None:

@@ -13,6 +13,7 @@ from mcpgateway.protocol.call import Call, Channel
 from mcpgateway.services.conversation import Conversation
 from mcpgateway.services.hearing import Hearing
 from mcpgateway.upstream.base import UpstreamSession, Welcome
+from tests.fakes.until import until
 
 
 class Session:
@@ -102,3 +103,29 @@ async def test_a_level_that_was_not_told_to_the_end_is_told_again() -> None:
     await hear_from(hearing, session, "info")
     await hear_from(hearing, session, "info")
     assert len(session.heard) == 2, "a refusal is an answer"
+
+
+class Slow(Session):
+    """Takes a level at once, and says so when the test lets it."""
+
+    def __init__(self) -> None:
+        super().__init__("2025-11-25")
+        self.level = b""
+        self.answers: list[asyncio.Future[None]] = []
+
+    async def request(self, call: Call, channel: Channel) -> bytes:
+        self.level = bytes(call.params["level"])
+        self.answers.append(answer := asyncio.get_running_loop().create_future())
+        await answer
+        return b"{}"
+
+
+async def test_of_calls_at_the_same_time_the_one_that_wants_most_decides() -> None:
+    hearing, session = Hearing(), Slow()
+    calls = [asyncio.create_task(hear_from(hearing, session, level)) for level in ("error", "debug", "info", "warning")]
+    async with asyncio.timeout(20):
+        for number in (0, 1):
+            await until(lambda number=number: len(session.answers) > number)
+            session.answers[number].set_result(None)
+        await asyncio.gather(*calls)
+    assert session.level == b'"debug"' and len(session.answers) == 2
