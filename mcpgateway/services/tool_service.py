@@ -34,7 +34,7 @@ class ToolService:
         return await self._lists.page(view, conversation, call, TOOLS)
 
     def call(self, view: View, conversation: Conversation, call: Call, channel: Channel) -> Awaitable[bytes]:
-        """The raw result of tools/call. Raises InvalidParams for a tool of nobody's, at once, and what `Forward.send` raises."""
+        """The raw result of tools/call. Raises at once InvalidParams for a tool of nobody's; and what `Forward.send` raises."""
         upstream, own = self._owner(view, conversation, call)
         if not view.single:
             call.params = call.params | {"name": jsonrpc.raw(own)}
