@@ -301,7 +301,7 @@ class HttpProtocol(asyncio.Protocol):
             self._turn.set_result(None)
 
     async def _serve_in_turn(self, exchange: HttpExchange | None) -> None:
-        """Answer this request and those that follow it. One task for all of them: a task each would be a twentieth of a call."""
+        """Answer this request and those that follow it. One task for all: each call would pay for one."""
         while exchange is not None:
             try:
                 await self._serve(exchange)
