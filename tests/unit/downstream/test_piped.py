@@ -163,7 +163,8 @@ async def test_an_initialize_that_fails_is_answered_and_may_be_tried_again(
             first, second = await rig.said.until(2)
         assert (first["id"], second["id"]) == ("i", 1) and "initialize first" in second["error"]["message"]
         assert "secret" not in json.dumps(first) and ("not like this" in json.dumps(first)) == isinstance(error, InvalidRequest)
-        assert len(caplog.records) == isinstance(error, ZeroDivisionError)
+        told = [record for record in caplog.records if record.name.startswith("mcpgateway")]
+        assert len(told) == isinstance(error, ZeroDivisionError)
         assert rig.gateway.announcer.conversations == set()
         handshake.error = None
         rig.take(hello("again"))
