@@ -360,5 +360,5 @@ def _changes(before: GatewayConfig, after: GatewayConfig, servers: Iterable[str]
     fields = [field for field in before.__struct_fields__ if getattr(before, field) != getattr(after, field)]
     now = [*sorted(servers), *(f"gateway.{field}" for field in fields if field in FOLLOWED)]
     later = [f"gateway.{field}" for field in fields if field not in FOLLOWED]
-    told = ", ".join(now) or "no server"
+    told = ", ".join(now) or "nothing"
     return f"{told}; after a restart: {', '.join(later)}" if later else told

@@ -79,7 +79,11 @@ class Figures(Collector):
         )
 
     def _of_upstreams(self) -> Iterable[Metric]:
-        calls = CounterMetricFamily("mcpgateway_calls", "Calls that reached an upstream's leg", labels=["upstream"])
+        calls = CounterMetricFamily(
+            "mcpgateway_calls",
+            "Calls, and the gateway's own requests, however they ended",
+            labels=["upstream"],
+        )
         errors = CounterMetricFamily(
             "mcpgateway_call_errors", "Calls that failed, by error class", labels=["upstream", "error"]
         )

@@ -10,6 +10,7 @@ SIGTERM is passed on to the group; when the server ends, what remains of its gro
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -24,7 +25,7 @@ def main(argv: list[str]) -> int:
     try:
         server = os.posix_spawnp(argv[0], argv, os.environ, setpgroup=0)
     except OSError as error:
-        sys.stderr.write(f"cannot start {argv[0]!r}: {error.strerror}\n")
+        sys.stderr.write(f"cannot start {argv[0]!r}: {error.strerror}{_hint(argv[0], error)}\n")
         return COMMAND_NOT_STARTED
     signal.signal(signal.SIGTERM, lambda *_: _signal_group(server, signal.SIGTERM))
     threading.Thread(target=_guard, args=(server,), daemon=True).start()
@@ -34,6 +35,12 @@ def main(argv: list[str]) -> int:
     _signal_group(server, signal.SIGKILL)
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code
+
+
+def _hint(command: str, error: OSError) -> str:
+    if error.errno != errno.ENOENT:
+        return ""
+    return "; arguments belong into args" if " " in command else "; is it installed, and on the PATH?"
 
 
 def _guard(server: int) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import os
 import re
 import select
+import socket
 import ssl
 from urllib.parse import urlsplit
 
@@ -287,8 +288,8 @@ class Origin:
         except ssl.SSLError as error:
             raise ConnectFailed(self.name, f"the TLS handshake failed: {error.reason or error}") from error
         except OSError as error:
-            reason = _reason(error)
-            raise ConnectFailed(self.name, f"cannot connect to {self._host}:{self._port}: {reason}; is it running?") from error
+            what = f"cannot connect to {self._host}:{self._port}: {_reason(error)}; {_question(error)}"
+            raise ConnectFailed(self.name, what) from error
 
     def made(self, connection: Connection) -> None:
         """A connection was made."""
@@ -339,6 +340,11 @@ class Origin:
         for connection in list(self._all):
             connection.abort()
         self._idle.clear()
+
+
+def _question(error: OSError) -> str:
+    """What to look at first."""
+    return "is the name right?" if isinstance(error, socket.gaierror) else "is it running?"
 
 
 def _reason(error: OSError) -> str:

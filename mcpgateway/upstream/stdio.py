@@ -184,23 +184,28 @@ class StdioWire(asyncio.SubprocessProtocol):
         self._hear = hear
         starting = spawn(self._start(), f"start of {self._target.name}")
         try:
-            await asyncio.shield(starting)
+            error = await asyncio.shield(starting)
         except asyncio.CancelledError:
             # Broken off half-way, asyncio would kill `child.py` outright and with it the guard over the server.
             await asyncio.wait([starting])
             raise
-        except OSError as error:
+        if error is not None:
             raise self._not_started(error) from error
 
-    async def _start(self) -> None:
+    async def _start(self) -> OSError | None:
+        """What kept it from starting. Not raised: it is for the one who waits, and no failure of the task's."""
         target = self._target
-        self._transport, _ = await asyncio.get_running_loop().subprocess_exec(
-            lambda: self,
-            *command_line(target),
-            env=environment(dict(target.env)),
-            cwd=target.cwd,
-            start_new_session=True,
-        )
+        try:
+            self._transport, _ = await asyncio.get_running_loop().subprocess_exec(
+                lambda: self,
+                *command_line(target),
+                env=environment(dict(target.env)),
+                cwd=target.cwd,
+                start_new_session=True,
+            )
+        except OSError as error:
+            return error
+        return None
 
     def _not_started(self, error: OSError) -> ConnectFailed:
         at = f" in {self._target.cwd!r}" if self._target.cwd is not None else ""

@@ -197,13 +197,18 @@ async def test_the_servers_environment_holds_none_of_our_secrets(open_stub: Open
 
 
 async def test_a_command_that_does_not_exist_is_named(sweep: Sweep) -> None:
-    with pytest.raises(ConnectFailed, match=r"cannot start 'no-such-server'.*No such file"):
+    with pytest.raises(ConnectFailed, match=r"cannot start 'no-such-server'.*No such file.*on the PATH"):
         await open_stdio(Target(name="clock", command="no-such-server"), Hello(), sweep=sweep)
+    with pytest.raises(ConnectFailed, match=r"cannot start 'python server.py'.*arguments belong into args"):
+        await open_stdio(Target(name="clock", command="python server.py"), Hello(), sweep=sweep)
 
 
-async def test_a_directory_that_does_not_exist_is_named(sweep: Sweep) -> None:
+async def test_a_directory_that_does_not_exist_is_named(sweep: Sweep, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(ConnectFailed, match=r"'true' in '/no/such/place'"):
         await open_stdio(Target(name="clock", command="true", cwd="/no/such/place"), Hello(), sweep=sweep)
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == [], (
+        "it is told once, and without a traceback"
+    )
 
 
 async def test_a_server_that_ends_while_opening_says_why(sweep: Sweep) -> None:

@@ -13,7 +13,7 @@ import uvloop
 
 from mcpgateway.errors import ConnectFailed
 from mcpgateway.runtime import Sweep
-from mcpgateway.upstream.connection import Origin, _reason
+from mcpgateway.upstream.connection import Origin, _question, _reason
 
 REFUSED = os.strerror(errno.ECONNREFUSED)
 LOOPS: list[Callable[[], asyncio.AbstractEventLoop]] = [asyncio.new_event_loop, uvloop.new_event_loop]
@@ -48,3 +48,8 @@ def test_nobody_listening_is_said_in_the_systems_words_on_every_loop(
 )
 def test_the_reason_is_the_systems_own(error: OSError, said: str) -> None:
     assert _reason(error) == said
+
+
+def test_of_a_host_that_is_not_found_it_is_asked_whether_its_name_is_right() -> None:
+    assert _question(socket.gaierror(-2, "Name or service not known")) == "is the name right?"
+    assert _question(ConnectionRefusedError()) == "is it running?"
